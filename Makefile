@@ -1,0 +1,31 @@
+# `make demo` and `make test` set the project up first (scripts/install.sh), once: the stamp is younger than
+# requirements.txt and the script until one of them changes.
+STAMP := .venv/.installed
+PYTEST_ARGS ?=
+
+.PHONY: help setup demo test clean
+
+help:
+	@echo "make demo    run the whole loop on the embedded data set"
+	@echo "make test    lint, check the format, run the tests (PYTEST_ARGS='-k svm' to choose)"
+	@echo "make setup   install what is missing: system packages, .venv, requirements.txt (PYTHON=python3.12 to choose)"
+	@echo "make clean   remove the demo's output, builds and caches; .venv, runs/ and data/ stay"
+
+$(STAMP): requirements.txt scripts/install.sh
+	bash scripts/install.sh
+
+# Always runs the script: this is how to change the interpreter or to mend a broken .venv.
+setup:
+	bash scripts/install.sh
+
+demo: $(STAMP)
+	.venv/bin/python scripts/demo.py
+
+test: $(STAMP)
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/python -m pytest -q $(PYTEST_ARGS)
+
+clean:
+	rm -rf demo build dist *.egg-info .pytest_cache .ruff_cache
+	find . -path ./.venv -prune -o -path ./.git -prune -o \( -name __pycache__ -o -name .ipynb_checkpoints \) -type d -exec rm -rf {} +
