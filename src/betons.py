@@ -1,0 +1,144 @@
+"""Betons, FFCV's data-set files: opening one with every check that FFCV leaves out, and reading its small fields.
+
+FFCV reads a damaged file without complaint or dies in a thread; here a `UserError` says what is wrong first.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from .errors import UserError
+from .ffcv_threads import ffcv  # noqa: F401 (sets ffcv's threads before its parts are imported)
+
+# isort: split
+from ffcv.fields import NDArrayField, RGBImageField, TorchTensorField
+from ffcv.fields.basics import FloatField, IntField
+from ffcv.reader import Reader
+from ffcv.types import ALLOC_TABLE_TYPE, FieldDescType, HeaderType
+
+
+@dataclass(frozen=True)
+class Beton:
+    """An opened beton: a whole file of `len(beton)` examples whose `index` field is 0..N-1.
+
+    Make it with `open_beton`.
+    """
+
+    path: Path
+    reader: Reader
+
+    def __len__(self):
+        return int(self.reader.num_samples)
+
+    @property
+    def fields(self):
+        """Names of the fields, in the file's order."""
+        return tuple(self.reader.field_names)
+
+    def require(self, *fields):
+        """Raise `UserError` unless the beton has all of `fields`."""
+        for field in fields:
+            if field not in self.fields:
+                raise UserError(
+                    f"beton {self.path} has no field {field!r} (it has {', '.join(self.fields)}); "
+                    "write it again with scripts/make_betons.py"
+                )
+
+    def column(self, field):
+        """All values of a number field (N,), or of a vector field (N, k), without decoding any image."""
+        self.require(field)
+        handler = self.reader.handlers[field]
+        stored = self.reader.metadata[f"f{self.fields.index(field)}"]
+        if isinstance(handler, IntField | FloatField):
+            return np.array(stored)
+        if isinstance(handler, NDArrayField | TorchTensorField):
+            data = np.memmap(self.path, np.uint8, "r")
+            nbytes = int(handler.element_size)
+            rows = [data[ptr : ptr + nbytes] for ptr in stored.tolist()]
+            return np.stack(rows).view(handler.dtype).reshape(len(self), *handler.shape)
+        raise UserError(f"field {field!r} of beton {self.path} holds neither numbers nor vectors")
+
+    @cached_property
+    def image_sizes(self):
+        """Widths and heights of the images, `(N,)` and `(N,)`, pixels."""
+        self.require("image")
+        stored = self.reader.metadata[f"f{self.fields.index('image')}"]
+        return stored["width"].astype(int), stored["height"].astype(int)
+
+    @cached_property
+    def fingerprint(self):
+        """Hash of the content; above 1 GiB of the metadata, 1,024 spread blocks and the time of the last change."""
+        digest = hashlib.sha256()
+        status = self.path.stat()
+        with open(self.path, "rb") as stream:
+            if status.st_size <= 1 << 30:
+                return hashlib.file_digest(stream, "sha256").hexdigest()[:32]
+            digest.update(f"{status.st_size} {status.st_mtime_ns}".encode())
+            digest.update(self.reader.metadata.tobytes())
+            for start in np.linspace(0, status.st_size - 4096, 1024).astype(int):
+                stream.seek(int(start))
+                digest.update(stream.read(4096))
+        return digest.hexdigest()[:32]
+
+
+def open_beton(path):
+    """Open a beton and check that it is whole and has `index` 0..N-1. Raises `UserError`."""
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"beton {path} does not exist; check --root and the config, or write it with make_betons.py")
+    reader = _read_header(path)
+    beton = Beton(path, reader)
+    if len(beton) == 0:
+        raise UserError(f"beton {path} holds no examples; write it again with scripts/make_betons.py")
+    _check_whole(beton)
+    index = beton.column("index")
+    if not np.array_equal(index, np.arange(len(beton))):
+        wrong = int(np.argmax(index != np.arange(len(beton))))
+        raise UserError(
+            f"beton {path} has index {index[wrong]} at position {wrong}, but the index field must count 0..N-1; "
+            "write it again with scripts/make_betons.py"
+        )
+    return beton
+
+
+def _read_header(path):
+    damaged = f"beton {path} is truncated or not a beton; write it again with scripts/make_betons.py"
+    size = path.stat().st_size
+    if size < HeaderType.itemsize:
+        raise UserError(damaged)
+    header = np.fromfile(path, HeaderType, count=1)[0]
+    metadata_start = HeaderType.itemsize + int(header["num_fields"]) * FieldDescType.itemsize
+    # The header is written last, so that a beton that was not finished has a null pointer here.
+    if not metadata_start < header["alloc_table_ptr"] <= size:
+        raise UserError(damaged)
+    if (size - int(header["alloc_table_ptr"])) % ALLOC_TABLE_TYPE.itemsize:
+        raise UserError(damaged)
+    try:
+        return Reader(str(path))
+    except (AssertionError, ValueError, KeyError, IndexError, UnicodeDecodeError, MemoryError) as error:
+        raise UserError(damaged) from error
+
+
+def _check_whole(beton):
+    """Every pointer of the metadata must lead to a block that the allocation table knows and the file holds."""
+    reader = beton.reader
+    damaged = f"beton {beton.path} is truncated or damaged; write it again with scripts/make_betons.py"
+    if len(reader.metadata) != len(beton):
+        raise UserError(damaged)
+    table = reader.alloc_table
+    if len(table) and int((table["ptr"] + table["size"]).max()) > int(reader.header["alloc_table_ptr"]):
+        raise UserError(damaged)
+    for number, name in enumerate(beton.fields):
+        stored = reader.metadata[f"f{number}"]
+        handler = reader.handlers[name]
+        if isinstance(handler, RGBImageField):
+            pointers = stored["data_ptr"]
+        elif isinstance(handler, NDArrayField | TorchTensorField):
+            pointers = stored
+        else:
+            continue
+        if not np.isin(pointers, table["ptr"]).all():
+            raise UserError(damaged)

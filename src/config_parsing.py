@@ -1,0 +1,257 @@
+"""Every option of a run, in one place: name, type, default and meaning.
+
+A dataset config says what a model is trained on and how; an SVM config says how its failures are distilled. Both are
+YAML files, checked by pydantic: an unknown key, a missing key or a wrong type is a `UserError` that names the key and
+the file.
+"""
+
+import difflib
+import re
+from pathlib import Path
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from .errors import UserError
+
+DECODERS = Literal[
+    "simple", "resized_crop", "random_resized_crop", "center_crop_256", "center_crop_75", "center_crop_full"
+]
+AUGMENTATIONS = Literal["cifar_train_aug", "imagenet_train_aug"]
+
+PositiveInt = Annotated[int, Field(gt=0)]
+PositiveFloat = Annotated[float, Field(gt=0)]
+NonNegativeFloat = Annotated[float, Field(ge=0)]
+Colour = Annotated[list[float], Field(min_length=3, max_length=3)]
+
+
+class _Options(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class OptimizerConfig(_Options):
+    """Stochastic gradient descent."""
+
+    momentum: NonNegativeFloat = 0.9
+    weight_decay: NonNegativeFloat = 5e-4
+
+
+class LRSchedulerConfig(_Options):
+    """How the learning rate moves; epochs are counted in fractions, step by step."""
+
+    type: Literal["cyclic", "step_lr", "constant"] = "step_lr"
+    lr_peak_epoch: PositiveInt = Field(5, description="cyclic: linear 0 -> lr at this epoch -> 0 at the end")
+    step_size: PositiveInt = Field(50, description="step_lr: epochs between two drops")
+    gamma: PositiveFloat = Field(0.1, description="step_lr: factor of a drop")
+
+
+class TrainingConfig(_Options):
+    """How the base model is trained."""
+
+    epochs: PositiveInt = 100
+    lr: PositiveFloat = Field(0.1, description="peak learning rate")
+    optimizer: OptimizerConfig = OptimizerConfig()
+    lr_scheduler: LRSchedulerConfig = LRSchedulerConfig()
+
+    @model_validator(mode="after")
+    def _peak_lies_within_training(self):
+        if self.lr_scheduler.type == "cyclic" and self.lr_scheduler.lr_peak_epoch >= self.epochs:
+            raise ValueError(
+                f"training.lr_scheduler.lr_peak_epoch ({self.lr_scheduler.lr_peak_epoch}) must be smaller than "
+                f"training.epochs ({self.epochs})"
+            )
+        return self
+
+
+class DatasetConfig(_Options):
+    """A data set in betons, the model for it, and its training."""
+
+    train_beton: str = Field(description="path of the beton, under --root")
+    test_beton: str = Field(description="path of the beton, under --root")
+    val_beton: str | None = Field(None, description="its own beton; by default val_indices index the train beton")
+    unlabeled_beton: str | None = Field(None, description="extra pool, labels known; by default in the train beton")
+
+    imgsz: PositiveInt = Field(description="side of the square images given to the model, pixels")
+    arch: str = Field(description="name of the architecture within arch_type, such as resnet18")
+    arch_type: Literal["cifar_resnet", "resnet", "pretrained_resnet", "timm"]
+    num_classes: PositiveInt = Field(description="outputs of the model; with bce, the number of conditions")
+    class_names: list[str] | None = None
+    mean: Colour | None = Field(None, description="of red, green, blue on the 0..255 scale; by default 0")
+    std: Colour | None = Field(None, description="of red, green, blue on the 0..255 scale; by default 255")
+
+    batch_size: PositiveInt = 512
+    num_workers: PositiveInt = Field(1, description="threads that decode images")
+    train_img_decoder: DECODERS = "simple"
+    val_img_decoder: DECODERS = "simple"
+    train_aug: AUGMENTATIONS | None = None
+    val_aug: AUGMENTATIONS | None = None
+    shuffle: bool = Field(True, description="a new random order of the training images in every epoch")
+    drop_last: bool = Field(True, description="leave out the last training batch where it is not full")
+    quasi_random: bool = Field(False, description="shuffle within pages: for betons larger than memory")
+    os_cache: bool = Field(True, description="let the system cache the beton; false for betons larger than memory")
+
+    bce: bool = Field(False, description="labels are 0/1 vectors, one binary task per condition")
+    minority: int | list[int] | dict[str, int | list[int]] | None = Field(
+        None, description="values of `spurious` that make the minority: of every class, or of each class by name"
+    )
+    training: TrainingConfig = TrainingConfig()
+
+    @model_validator(mode="after")
+    def _lists_fit_together(self):
+        if self.class_names is not None and len(self.class_names) != self.num_classes:
+            raise ValueError(f"class_names lists {len(self.class_names)} names, but num_classes is {self.num_classes}")
+        if self.std is not None and min(self.std) <= 0:
+            raise ValueError("std must be above 0 in every channel")
+        if isinstance(self.minority, dict):
+            unknown = set(self.minority) - set(self.names)
+            if unknown:
+                raise ValueError(f"minority names {sorted(unknown)[0]!r}, which is not one of class_names")
+        return self
+
+    @property
+    def names(self):
+        """Class names, or "0", "1", ... where the config has none."""
+        return self.class_names or [str(c) for c in range(self.num_classes)]
+
+
+class SVMArgs(_Options):
+    """Options of `SVMFitter`."""
+
+    split_and_search: bool = Field(True, description="choose C by cross-validation; false: C = 1")
+    balanced: bool = Field(True, description="weigh right and wrong examples so that both count alike")
+    cv: Annotated[int, Field(ge=2)] = Field(2, description="stratified folds of the cross-validation")
+    hidden_layer_size: PositiveInt = Field(100, description="MLP only: units of the hidden layer")
+    first_layer: bool = Field(True, description="MLP only: false leaves the hidden layer out (logistic regression)")
+
+
+class SVMConfig(_Options):
+    """How the failures of a model are distilled."""
+
+    method: Literal["SVM", "MLP"] = "SVM"
+    embedding: Literal["clip", "latent", "inception"] = Field(
+        "clip", description="space of the directions: CLIP, the model's penultimate features, or Inception v3"
+    )
+    whiten: bool = Field(True, description="subtract the mean and divide by the deviation of the training images")
+    normalize: bool = Field(True, description="scale every embedding to length 1, after whitening")
+    svm_args: SVMArgs = SVMArgs()
+    clip_model: str = Field(
+        "ViT-B-32-quickgelu", description="an open_clip model name, hf-hub:NAME or local-dir:FOLDER"
+    )
+    clip_pretrained: str | None = Field("openai", description="open_clip's tag of the weights")
+
+
+def load_dataset_config(path, overrides=()):
+    """Read a dataset config; `overrides` are strings such as `training.epochs=3`. Raises `UserError`."""
+    return _load(DatasetConfig, path, overrides)
+
+
+def load_svm_config(path, overrides=()):
+    """Read an SVM config; `overrides` are strings such as `svm_args.cv=5`. Raises `UserError`."""
+    return _load(SVMConfig, path, overrides)
+
+
+def owns_override(model, override):
+    """Whether the first word of an override such as `svm_args.cv=5` is an option of `model`."""
+    return override.split("=")[0].split(".")[0] in model.model_fields
+
+
+def _load(model, path, overrides):
+    options = _read_yaml(path)
+    for override in overrides:
+        _apply_override(options, override)
+    try:
+        return model.model_validate(options)
+    except ValidationError as error:
+        raise UserError(_sentence(model, path, error.errors()[0], overrides)) from None
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML that reads `1e-3` as a number (YAML 1.1 takes it for text) and refuses a key given twice."""
+
+    def construct_mapping(self, node, deep=False):
+        seen = set()
+        for key_node, _ in node.value:
+            if key_node.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key_node.value} is given twice", key_node.start_mark
+                )
+            seen.add(key_node.value)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
+def _read_yaml(path):
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"config {path} does not exist; check the path")
+    try:
+        options = yaml.load(path.read_text(), Loader=_Loader)
+    except UnicodeDecodeError:
+        raise UserError(f"config {path} is not a text file; give a YAML file") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" line {mark.line + 1}:" if mark else ""
+        raise UserError(f"config {path} is not valid YAML;{where} {getattr(error, 'problem', error)}") from None
+    if not isinstance(options, dict):
+        what = "is empty" if options is None else "is not a mapping of keys to values"
+        raise UserError(f"config {path} {what}; see dataset_configs/ and svm_configs/ for examples")
+    return options
+
+
+def _apply_override(options, override):
+    key, equals, value = override.partition("=")
+    if not (key and equals):
+        raise UserError(f"--override {override} has no value; write it like training.epochs=3")
+    *sections, last = key.split(".")
+    for section in sections:
+        if not isinstance(options.get(section), dict):
+            options[section] = {}
+        options = options[section]
+    try:
+        options[last] = yaml.load(value, Loader=_Loader)
+    except yaml.YAMLError:
+        raise UserError(f"--override {override} has a value that is not valid YAML; quote it") from None
+
+
+def _sentence(model, path, error, overrides):
+    """One sentence from pydantic's first complaint."""
+    # Union members appear in pydantic's location too; an option's own names are identifiers of the models.
+    known = _known_keys(model)
+    parts = [str(part) for part in error["loc"]]
+    while parts and ".".join(parts) not in known and error["type"] != "extra_forbidden":
+        parts.pop()
+    key = ".".join(parts)
+    where = f"config {path}" + (f" with --override {' '.join(overrides)}" if overrides else "")
+    if error["type"] == "extra_forbidden":
+        near = _nearest(key, known)
+        return f"{where} has an unknown key {key}" + (f"; did you mean {near}?" if near else "")
+    if error["type"] == "missing":
+        return f"{where} lacks the key {key}: {known[key] or 'it is required'}"
+    message = error["msg"].removeprefix("Value error, ")
+    if not key or error["type"] == "value_error":
+        return f"{where}: {message}"
+    return f"{where}: {key} is {error['input']!r}, but {message[0].lower()}{message[1:]}"
+
+
+def _nearest(key, known):
+    """The known key most like `key`, by its last word first: a key is often right but in the wrong section."""
+    by_last_word = {name.split(".")[-1]: name for name in reversed(known)}
+    match = difflib.get_close_matches(key, known, n=1) or difflib.get_close_matches(
+        key.split(".")[-1], by_last_word, n=1
+    )
+    return by_last_word.get(match[0], match[0]) if match else None
+
+
+def _known_keys(model, prefix=""):
+    """Dotted key -> description, of a model and the sections in it."""
+    keys = {}
+    for name, field in model.model_fields.items():
+        keys[prefix + name] = field.description or ""
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            keys |= _known_keys(field.annotation, f"{prefix}{name}.")
+    return keys

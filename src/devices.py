@@ -1,0 +1,29 @@
+"""The device of a run."""
+
+import contextlib
+
+import torch
+
+from .errors import UserError
+
+
+def resolve_device(name="auto"):
+    """torch.device for "auto" (CUDA where there is one), "cpu", "cuda" or "cuda:N". Raises `UserError`."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"--device {name} is not a device; give auto, cpu or cuda") from None
+    if device.type not in ("cpu", "cuda"):
+        raise UserError(f"--device {name} is not supported; give auto, cpu or cuda")
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda was asked for, but this machine has no usable CUDA device; give --device cpu")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(f"--device {name} does not exist: this machine has {torch.cuda.device_count()} CUDA device(s)")
+    return device
+
+
+def autocast(device):
+    """Half precision for the forward pass on CUDA; nothing on a CPU."""
+    return torch.autocast("cuda", torch.float16) if device.type == "cuda" else contextlib.nullcontext()

@@ -1,0 +1,91 @@
+"""Reading and writing files: whole or not at all, and never by running code found in them."""
+
+import contextlib
+import csv
+import os
+import pickle
+import tempfile
+import zipfile
+from pathlib import Path
+
+import torch
+
+from .errors import UserError
+
+
+def check_writable(path):
+    """Raise `UserError` unless a file can be made at `path`; creates nothing that stays.
+
+    Long commands call this first, so that an unwritable output is known before hours of work and not after.
+    """
+    folder = Path(path).absolute().parent
+    while not folder.exists():
+        folder = folder.parent
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise UserError(f"cannot write {path}: {folder} is not a folder you may write to; choose another place")
+    if Path(path).is_dir():
+        raise UserError(f"cannot write {path}: it is a folder; name a file in it")
+
+
+@contextlib.contextmanager
+def atomic_path(path):
+    """Yield a temporary path beside `path`, renamed to `path` when the block succeeds and removed when it fails.
+
+    Readers see the old file or the whole new one, whatever happens in between. Missing folders are made.
+    """
+    path = Path(path)
+    check_writable(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}; choose another place") from error
+    os.close(handle)
+    try:
+        yield Path(temporary)
+        with open(temporary, "rb") as written:
+            os.fsync(written.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+
+
+def _umask():
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def save_pt(obj, path):
+    """`torch.save` of tensors, numbers, strings, lists and dicts, atomically."""
+    with atomic_path(path) as temporary:
+        torch.save(obj, temporary)
+
+
+def load_pt(path, what, hint="make it again"):
+    """`torch.load(path, weights_only=True)` on the CPU; `what` and `hint` word the error ("checkpoint", what to do).
+
+    Raises `UserError` where the file is missing, truncated, or would run code.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{what} {path} does not exist; check the path")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise UserError(
+            f"{what} {path} holds more than tensors, numbers, strings, lists and dicts and is not loaded, "
+            f"because loading it could run code; {hint}"
+        ) from error
+    except (RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile, OSError) as error:
+        raise UserError(f"{what} {path} is truncated or not a torch file; {hint}") from error
+
+
+def write_csv(path, header, rows):
+    """Write `rows` (an iterable of sequences) under `header` as CSV, atomically."""
+    with atomic_path(path) as temporary, open(temporary, "w", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(header)
+        writer.writerows(rows)

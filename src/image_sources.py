@@ -1,0 +1,239 @@
+"""Where images come from before they are a beton: CIFAR, a folder, a manifest.
+
+Every source has `len(source)`, `source[i] -> (image uint8 (H, W, 3), label, spurious or None)` and `class_names`.
+"""
+
+import csv
+import os
+import urllib.error
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+from joblib import Parallel, delayed
+from PIL import Image
+from tqdm import tqdm
+
+from .errors import UserError
+
+SPLITS = ("train", "val", "test", "unlabeled")
+IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm"}
+
+
+@dataclass(frozen=True)
+class ImageFiles:
+    """Image files with labels (N ints, or an (N, k) float32 array for BCE) and, maybe, `spurious` (N ints)."""
+
+    paths: list
+    labels: np.ndarray
+    class_names: list
+    spurious: np.ndarray | None = None
+
+    def __len__(self):
+        return len(self.paths)
+
+    def __getitem__(self, i):
+        label = self.labels[i] if self.labels.ndim == 2 else int(self.labels[i])
+        return read_image(self.paths[i]), label, None if self.spurious is None else int(self.spurious[i])
+
+    def keep(self, positions):
+        """The same source with only the examples at `positions`."""
+        return replace(
+            self,
+            paths=[self.paths[i] for i in positions],
+            labels=self.labels[positions],
+            spurious=None if self.spurious is None else self.spurious[positions],
+        )
+
+
+@dataclass(frozen=True)
+class ImageArrays:
+    """Images in memory, uint8 (N, H, W, 3), with labels (N,) and, maybe, `spurious` (N,)."""
+
+    images: np.ndarray
+    labels: np.ndarray
+    class_names: list
+    spurious: np.ndarray | None = field(default=None)
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, i):
+        return self.images[i], int(self.labels[i]), None if self.spurious is None else int(self.spurious[i])
+
+
+def read_image(path):
+    """An image file as uint8 (H, W, 3), RGB. Raises `UserError` naming the file where it can't be read."""
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image.convert("RGB"))
+    except FileNotFoundError:
+        raise UserError(f"image {path} does not exist; correct the list, or leave it out with --skip-broken") from None
+    except Exception as error:  # Pillow raises many kinds for broken files
+        raise UserError(f"image {path} is broken ({error}); mend it, or leave it out with --skip-broken") from None
+
+
+def without_broken(source, workers=-1):
+    """Read every image once; return the source without the unreadable ones, and their paths.
+
+    Only image files can be broken: other sources come back as they are.
+    """
+    if not isinstance(source, ImageFiles):
+        return source, []
+
+    def is_readable(path):
+        try:
+            read_image(path)
+        except UserError:
+            return False
+        return True
+
+    bar = tqdm(source.paths, desc="checking images", unit="img", disable=None)
+    readable = np.array(Parallel(workers, prefer="threads")(delayed(is_readable)(path) for path in bar), dtype=bool)
+    return source.keep(np.flatnonzero(readable)), [source.paths[i] for i in np.flatnonzero(~readable)]
+
+
+def cifar_sources(name, folder, download=False):
+    """torchvision's CIFAR10 or CIFAR100 as {"train": ..., "test": ...}; torchvision checks the files' sums first."""
+    from torchvision import datasets
+
+    dataset = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name]
+    sources = {}
+    for split in ("train", "test"):
+        try:
+            data = dataset(folder, train=split == "train", download=download)
+        except (urllib.error.URLError, ConnectionError, TimeoutError) as error:
+            raise UserError(
+                f"{name} could not be downloaded ({getattr(error, 'reason', error)}); get {dataset.url} "
+                f"on another machine and unpack it into {folder}"
+            ) from None
+        except RuntimeError:
+            raise UserError(
+                f"{name} is not (whole) in {folder}; add --download, or unpack {dataset.url} there"
+            ) from None
+        sources[split] = ImageArrays(data.data, np.array(data.targets), list(data.classes))
+    return sources
+
+
+def folder_sources(folder):
+    """Images under `folder/SPLIT/CLASS/`, each split's in the order class, file name."""
+    folder = Path(folder)
+    splits = [split for split in SPLITS if (folder / split).is_dir()]
+    if "train" not in splits:
+        raise UserError(f"{folder} has no folder train/CLASS/ with images; lay images out as SPLIT/CLASS/FILE")
+    class_names = sorted(entry.name for entry in (folder / "train").iterdir() if entry.is_dir())
+    if not class_names:
+        raise UserError(f"{folder / 'train'} has no class folders; lay images out as SPLIT/CLASS/FILE")
+    sources = {}
+    for split in splits:
+        paths, labels = [], []
+        for entry in sorted((folder / split).iterdir()):
+            if not entry.is_dir():
+                continue
+            if entry.name not in class_names:
+                raise UserError(f"{entry} is a class that {folder / 'train'} does not have; rename or remove it")
+            images = sorted(path for path in entry.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+            paths += images
+            labels += [class_names.index(entry.name)] * len(images)
+        if not paths:
+            raise UserError(f"{folder / split} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
+        sources[split] = ImageFiles(paths, np.array(labels), class_names)
+    return sources
+
+
+def manifest_sources(manifest, image_root=None, class_names=None, bce=False):
+    """Images listed in a CSV `path,label[,spurious][,split]`, in its order.
+
+    Args:
+        manifest: the CSV. `label` is a class index or name; with `bce`, the names present joined by `|`. `spurious` is
+            an integer or a name (then numbered in alphabetical order). Without `split` all images are in train.
+        image_root: folder that the paths are relative to and may not leave; by default the manifest's.
+        class_names: order of the classes; by default alphabetical (or 0, 1, ... where labels are numbers).
+    """
+    manifest = Path(manifest)
+    rows = _read_manifest(manifest)
+    root = Path(image_root) if image_root else manifest.parent
+    labels, class_names = _parse_labels(manifest, [row["label"] for row in rows], class_names, bce)
+    spurious = None
+    if "spurious" in rows[0]:
+        spurious, _ = _parse_labels(manifest, [row["spurious"] for row in rows], None, False, "spurious")
+    splits = np.array([row.get("split") or "train" for row in rows])
+    for line, split in enumerate(splits, start=2):
+        if split not in SPLITS:
+            raise UserError(f"manifest {manifest} line {line}: split is {split!r}, but must be one of {SPLITS}")
+    paths = [_path_within(root, row["path"], manifest, line) for line, row in enumerate(rows, start=2)]
+    everything = ImageFiles(paths, labels, class_names, spurious)
+    return {split: everything.keep(np.flatnonzero(splits == split)) for split in SPLITS if (splits == split).any()}
+
+
+def _read_manifest(manifest):
+    if not manifest.is_file():
+        raise UserError(f"manifest {manifest} does not exist; check the path")
+    with open(manifest, newline="", encoding="utf-8-sig") as stream:
+        reader = csv.DictReader(stream)
+        header = reader.fieldnames or []
+        unknown = set(header) - {"path", "label", "spurious", "split"}
+        if unknown or not {"path", "label"} <= set(header):
+            raise UserError(
+                f"manifest {manifest} has the columns {','.join(header) or '(none)'}, "
+                "but must have path,label[,spurious][,split]"
+            )
+        rows = list(reader)
+    if not rows:
+        raise UserError(f"manifest {manifest} lists no images")
+    for line, row in enumerate(rows, start=2):
+        if None in row or None in row.values():
+            raise UserError(f"manifest {manifest} line {line} does not have {len(header)} values; mend the line")
+    return rows
+
+
+def _parse_labels(manifest, texts, class_names, bce, column="label"):
+    """Labels as numbers (or, for BCE, 0/1 vectors), and the class names."""
+    words = [text.split("|") if bce else [text] for text in texts]
+    present = {word for entry in words for word in entry if word}
+    if class_names is None:
+        numeric = not bce and all(word.isdigit() for word in present)
+        class_names = [str(i) for i in range(max(map(int, present)) + 1)] if numeric else sorted(present)
+    number = {name: i for i, name in enumerate(class_names)}
+    # An index is accepted beside names: "3" means the class of that number unless a class is called so.
+    number = {str(i): i for i in range(len(class_names))} | number
+    for line, entry in enumerate(words, start=2):
+        for word in entry:
+            if word not in number and (word or not bce):
+                raise UserError(
+                    f"manifest {manifest} line {line}: {column} is {word!r}, but must be one of {', '.join(class_names)}"
+                )
+    if not bce:
+        return np.array([number[entry[0]] for entry in words]), class_names
+    labels = np.zeros((len(words), len(class_names)), np.float32)
+    for row, entry in zip(labels, words, strict=True):
+        row[[number[word] for word in entry if word]] = 1
+    return labels, class_names
+
+
+def _path_within(root, path, manifest, line):
+    """`root / path`, refused where it would leave `root`."""
+    inside = os.path.normpath(path)
+    if os.path.isabs(inside) or inside.split(os.sep)[0] == os.pardir:
+        raise UserError(f"manifest {manifest} line {line}: {path} lies outside {root}; give paths within --image-root")
+    return root / inside
+
+
+def group_classes(source, groups):
+    """Merge classes into superclasses; `spurious` becomes the original class.
+
+    Args:
+        source: an `ImageFiles` or `ImageArrays` with int labels.
+        groups: list of lists of class names; each class is in exactly one.
+    """
+    members = [name for group in groups for name in group]
+    if sorted(members) != sorted(source.class_names):
+        odd = sorted(set(members) ^ set(source.class_names)) or sorted({m for m in members if members.count(m) > 1})
+        raise UserError(f"--group-classes must name every class once; look at {', '.join(odd)}")
+    superclass = np.array([next(g for g, group in enumerate(groups) if name in group) for name in source.class_names])
+    return replace(
+        source,
+        labels=superclass[source.labels],
+        spurious=np.asarray(source.labels),
+        class_names=["+".join(group) for group in groups],
+    )

@@ -1,0 +1,93 @@
+"""Index files: which examples of a beton are train, validation and the unlabeled pool."""
+
+import numpy as np
+import torch
+
+from .errors import UserError
+from .files import load_pt, save_pt
+
+KEYS = ("train_indices", "val_indices", "unlabeled_indices")
+
+
+def set_apart(labels, candidates, every):
+    """Of each class among `candidates`, in their order, the 1st, (every + 1)th, (2 every + 1)th, ... example.
+
+    Args:
+        labels: (N,) class of every example of the data set.
+        candidates: (M,) ascending indices to choose from.
+        every: a step, or a function of the class that gives one.
+
+    Returns:
+        The set-apart indices, class by class in class order, and the rest in ascending order.
+    """
+    step = every if callable(every) else lambda _: every
+    chosen = [candidates[labels[candidates] == c][:: step(c)] for c in np.unique(labels[candidates])]
+    chosen = np.concatenate(chosen) if chosen else candidates[:0]
+    return chosen, np.setdiff1d(candidates, chosen)
+
+
+def split_indices(labels, val_every=5, set_apart_every=None, set_apart_as="unlabeled"):
+    """The split rule: of each class every `val_every`th example is validation; of the rest every n-th is set apart.
+
+    Args:
+        labels: (N,) ints.
+        set_apart_every: n, or None to leave all of the rest to train.
+        set_apart_as: what the set-apart part is: "unlabeled" (the rest is train) or "train" (the rest is unlabeled).
+
+    Returns:
+        dict of int64 arrays for `save_index_file`.
+    """
+    val, rest = set_apart(labels, np.arange(len(labels)), val_every)
+    if set_apart_every is None:
+        return {"train_indices": rest, "val_indices": val}
+    part, rest = set_apart(labels, rest, set_apart_every)
+    train, unlabeled = (rest, part) if set_apart_as == "unlabeled" else (part, rest)
+    return {"train_indices": train, "val_indices": val, "unlabeled_indices": unlabeled}
+
+
+def thin(indices, groups, steps):
+    """Of each group in `steps` keep the 1st, (step + 1)th, ... of `indices`, in their order; keep all others.
+
+    Args:
+        indices: (M,) of one split.
+        groups: (N,) group of every example of the data set, such as its `spurious` value.
+        steps: dict group -> step.
+    """
+    keep = np.ones(len(indices), dtype=bool)
+    for group, step in steps.items():
+        members = np.flatnonzero(groups[indices] == group)
+        keep[members] = np.arange(len(members)) % step == 0
+    return indices[keep]
+
+
+def save_index_file(path, splits):
+    """Save a dict of index arrays as int64 tensors."""
+    save_pt({key: torch.as_tensor(np.asarray(value, dtype=np.int64)) for key, value in splits.items()}, path)
+
+
+def load_index_file(path):
+    """Load an index file as a dict of int64 arrays, of the keys in `KEYS` that it has.
+
+    Raises `UserError` where the file is missing, damaged, would run code, or holds something else.
+    """
+    content = load_pt(path, "index file", "make it with scripts/make_index_files.py, or convert a published one with "
+                      "scripts/convert_published.py")  # fmt: skip
+    if not isinstance(content, dict):
+        raise UserError(
+            f"index file {path} holds a {type(content).__name__}, not a dict of tensors; "
+            "make it with scripts/make_index_files.py"
+        )
+    if "unlabelled_indices" in content:
+        content.setdefault("unlabeled_indices", content["unlabelled_indices"])
+    splits = {}
+    for key in KEYS:
+        value = content.get(key)
+        if value is None:
+            continue
+        is_integer = isinstance(value, torch.Tensor) and not (value.is_floating_point() or value.is_complex())
+        if not is_integer or value.dtype == torch.bool or value.dim() != 1:
+            raise UserError(f"index file {path}: {key} is not a one-dimensional tensor of integers; make it again")
+        splits[key] = value.numpy().astype(np.int64)
+    if not splits:
+        raise UserError(f"index file {path} has none of {', '.join(KEYS)}; make it with scripts/make_index_files.py")
+    return splits

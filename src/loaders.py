@@ -1,0 +1,224 @@
+"""Loaders: FFCV decodes, then the device normalises and augments.
+
+A loader yields named tuples of the fields asked for, in that order, on the device: `image` float32 (B, 3, H, W),
+normalised, channels last; `label` int64 (B,) or float32 (B, k); `index` and `spurious` int64 (B,).
+"""
+
+from collections import namedtuple
+
+import numpy as np
+import torch
+
+from .augmentation import AUGMENTATIONS, augment, epoch_key
+from .errors import UserError
+from .ffcv_threads import ffcv  # noqa: F401 (sets ffcv's threads before its parts are imported)
+
+# isort: split
+from ffcv.fields.decoders import (
+    CenterCropRGBImageDecoder,
+    RandomResizedCropRGBImageDecoder,
+    SimpleRGBImageDecoder,
+)
+from ffcv.fields.rgb_image import ResizedCropRGBImageDecoder
+from ffcv.loader import Loader as FFCVLoader
+from ffcv.loader import OrderOption
+from ffcv.loader.epoch_iterator import EpochIterator
+from ffcv.pipeline.compiler import Compiler
+from ffcv.transforms import ToDevice, ToTensor
+
+FIELDS = ("image", "label", "index")
+
+
+def make_loader(split, config, device, fields=FIELDS, train=False, seed=0):
+    """A loader over one split as the config says.
+
+    Args:
+        split: a `Split`.
+        config: a `DatasetConfig`.
+        device: torch.device that batches are delivered on.
+        fields: any of the beton's fields.
+        train: shuffled, with train_aug and train_img_decoder; else in order, whole, with val_aug and val_img_decoder.
+        seed: same seed, same batches (images, order and augmentation), on any device.
+    """
+    return Loader(
+        split,
+        fields,
+        device,
+        imgsz=config.imgsz,
+        decoder=config.train_img_decoder if train else config.val_img_decoder,
+        augmentation=AUGMENTATIONS.get(config.train_aug if train else config.val_aug),
+        mean=config.mean,
+        std=config.std,
+        batch_size=config.batch_size,
+        workers=config.num_workers,
+        order=_order(config) if train and config.shuffle else OrderOption.SEQUENTIAL,
+        drop_last=train and config.drop_last,
+        os_cache=config.os_cache,
+        seed=seed,
+    )
+
+
+def _order(config):
+    return OrderOption.QUASI_RANDOM if config.quasi_random else OrderOption.RANDOM
+
+
+class Loader:
+    """Iterate to get one epoch of batches; `epoch` counts on by itself and can be set, after a resume for instance."""
+
+    def __init__(
+        self, split, fields, device, *, imgsz, decoder, augmentation=None, mean=None, std=None, batch_size=512,
+        workers=1, order=OrderOption.SEQUENTIAL, drop_last=False, os_cache=True, seed=0,
+    ):  # fmt: skip
+        split.beton.require(*fields)
+        if drop_last and len(split) < batch_size:
+            raise UserError(
+                f"{split.name} has {len(split)} images, fewer than one batch of {batch_size}: "
+                "lower batch_size, or set drop_last: false"
+            )
+        if "image" in fields and decoder == "simple":
+            _check_image_size(split, imgsz)
+        self.split, self.device, self.seed, self.epoch = split, device, seed, 0
+        self.augmentation = augmentation
+        # The order in which examples come is seeded by FFCV with seed + epoch: spread the seeds, so that they differ.
+        self._ffcv = _FFCVLoader(
+            str(split.beton.path),
+            batch_size=batch_size,
+            num_workers=workers,
+            os_cache=os_cache,
+            order=order,
+            seed=epoch_key(seed, 0) >> 1,
+            indices=split.indices,
+            pipelines=self._pipelines(fields, decoder, imgsz, device, seed),
+            drop_last=drop_last,
+            recompile=decoder == "random_resized_crop",  # its random numbers are compiled in
+        )
+        # FFCV delivers fields in the beton's order.
+        self._delivered = [field for field in split.beton.fields if field in self._wanted(fields)]
+        self._batch = namedtuple("Batch", fields)
+        mean, std = np.array(mean or [0.0] * 3), np.array(std or [255.0] * 3)
+        self._fill = torch.tensor(mean.round(), dtype=torch.uint8, device=device)
+        # Repeated along a row of pixels: three numbers would be too short an inner loop on a CPU.
+        self._scale = torch.tensor(np.tile(1 / std, imgsz), dtype=torch.float32, device=device)
+        self._offset = torch.tensor(np.tile(-mean / std, imgsz), dtype=torch.float32, device=device)
+
+    def __len__(self):
+        """Number of batches."""
+        return len(self._ffcv)
+
+    def __iter__(self):
+        self._ffcv.next_epoch = self.epoch
+        key = epoch_key(self.seed, self.epoch)
+        if isinstance(self._decoder, _SeededRandomResizedCrop):
+            self._decoder.key = key
+        self.epoch += 1
+        for values in self._ffcv:
+            fields = dict(zip(self._delivered, values, strict=True))
+            # FFCV writes later batches into the same memory.
+            batch = {name: fields[name].flatten().clone() for name in fields if name not in ("image", "label")}
+            if "label" in fields:
+                label = fields["label"]
+                batch["label"] = (
+                    label.clone() if label.shape[1] > 1 or label.is_floating_point() else label[:, 0].clone()
+                )
+            if "image" in fields:
+                batch["image"] = self._prepare(fields["image"], key, batch["index"])
+            yield self._batch(**{name: batch[name] for name in self._batch._fields})
+
+    def _prepare(self, raw, key, index):
+        """Augment and normalise (B, H, W, 3) uint8 into (B, 3, H, W) float32, channels last in memory."""
+        if self.augmentation:
+            raw = augment(raw, self.augmentation, self._fill, key, index)
+        batch, height, width, _ = raw.shape
+        image = torch.addcmul(self._offset, raw.reshape(batch, height, width * 3).float(), self._scale)
+        return image.view(batch, height, width, 3).permute(0, 3, 1, 2)
+
+    def _wanted(self, fields):
+        # Augmentation is keyed by index.
+        return {*fields, "index"} if "image" in fields else set(fields)
+
+    def _pipelines(self, fields, decoder, imgsz, device, seed):
+        to_device = [ToDevice(device)] if device.type == "cuda" else []
+        pipelines = dict.fromkeys(self.split.beton.fields)
+        for field in self._wanted(fields) - {"image"}:
+            handler = self.split.beton.reader.handlers[field]
+            pipelines[field] = [handler.get_decoder_class()(), ToTensor(), *to_device]
+        if "image" in fields:
+            self._decoder = _DECODERS[decoder](imgsz)
+            pipelines["image"] = [self._decoder, ToTensor(), *to_device]
+        return pipelines
+
+
+def _check_image_size(split, imgsz):
+    widths, heights = split.beton.image_sizes
+    wrong = np.flatnonzero((widths != imgsz) | (heights != imgsz))
+    if len(wrong):
+        raise UserError(
+            f"beton {split.beton.path} has images of {widths[wrong[0]]} x {heights[wrong[0]]} pixels, but imgsz is "
+            f"{imgsz} and the decoder is 'simple', which does not resize: set imgsz, or train_img_decoder and "
+            "val_img_decoder such as center_crop_full"
+        )
+
+
+class _WholeImage(ResizedCropRGBImageDecoder):
+    """The whole image, squeezed into a square."""
+
+    scale = ratio = None
+
+    @property
+    def get_crop_generator(self):
+        return lambda height, width, scale, ratio: (0, 0, height, width)
+
+
+class _SeededRandomResizedCrop(RandomResizedCropRGBImageDecoder):
+    """FFCV's random crop, with numbers that depend on the key and the place of the image in the file alone."""
+
+    key = 0
+
+    def generate_code(self):
+        read, key = self.memory_read, np.uint64(self.key)
+
+        def seeded_read(address, state):
+            np.random.seed((address * np.uint64(0x9E3779B97F4A7C15) + key) >> np.uint64(32))  # noqa: NPY002 (numba's)
+            return read(address, state)
+
+        self.memory_read = Compiler.compile(seeded_read)
+        return super().generate_code()
+
+
+_DECODERS = {
+    "simple": lambda size: SimpleRGBImageDecoder(),
+    "resized_crop": lambda size: _WholeImage((size, size)),
+    "random_resized_crop": lambda size: _SeededRandomResizedCrop((size, size)),
+    "center_crop_256": lambda size: CenterCropRGBImageDecoder((size, size), ratio=224 / 256),
+    "center_crop_75": lambda size: CenterCropRGBImageDecoder((size, size), ratio=64 / 75),
+    "center_crop_full": lambda size: CenterCropRGBImageDecoder((size, size), ratio=1),
+}
+
+
+class _FFCVLoader(FFCVLoader):
+    """FFCV's loader, whose epochs pass on an error of the decoding thread instead of waiting forever."""
+
+    def __iter__(self):
+        order = self.next_traversal_order()[: len(self) * self.batch_size]
+        if self.recompile:
+            self.generate_code()
+        return _Epoch(self, order)
+
+
+class _Epoch(EpochIterator):
+    error = None
+
+    def run(self):
+        try:
+            super().run()
+        except BaseException as error:
+            self.error = error
+            self.output_queue.put(None)
+
+    def __next__(self):
+        try:
+            return super().__next__()
+        except StopIteration:
+            if self.error:
+                raise self.error from None
+            raise

@@ -1,0 +1,66 @@
+"""Building a model from its names, as a config or a checkpoint gives them."""
+
+import difflib
+import pickle
+
+import timm
+import torch
+from torchvision import models as torchvision_models
+
+from ..errors import UserError
+from . import cifar_resnet
+
+_RESNETS = sorted(name for name in torchvision_models.list_models(torchvision_models) if "res" in name)
+
+
+def build_model(arch_type, arch, num_classes):
+    """A freshly initialised model with `num_classes` outputs.
+
+    Args:
+        arch_type: "cifar_resnet" (ours, for small images), "resnet" (torchvision), "pretrained_resnet" (torchvision
+            with ImageNet weights and a new last layer) or "timm".
+        arch: a name within the type, such as "resnet18".
+
+    Raises `UserError` for an unknown name (naming the nearest) or weights that are not at hand.
+    """
+    if arch_type == "cifar_resnet":
+        _check_name(arch, list(cifar_resnet.ARCHS), arch_type)
+        return cifar_resnet.cifar_resnet(arch, num_classes)
+    if arch_type == "timm":
+        _check_name(arch, timm.list_models(), arch_type)
+        return timm.create_model(arch, num_classes=num_classes)
+    _check_name(arch, _RESNETS, arch_type)
+    if arch_type == "resnet":
+        return torchvision_models.get_model(arch, num_classes=num_classes)
+    model = pretrained_torchvision(arch)
+    model.fc = torch.nn.Linear(model.fc.in_features, num_classes)
+    return model
+
+
+def pretrained_torchvision(arch, **build_args):
+    """A torchvision model with its ImageNet weights, from torch's hub folder or downloaded into it.
+
+    Raises `UserError` naming the file and the folder where the weights are missing or damaged.
+    """
+    weights = torchvision_models.get_model_weights(arch).DEFAULT
+    model = torchvision_models.get_model(arch, weights=None, **build_args)
+    folder = f"{torch.hub.get_dir()}/checkpoints"
+    try:
+        model.load_state_dict(weights.get_state_dict(check_hash=True, weights_only=True))
+    except OSError as error:  # urllib's errors are among these
+        raise UserError(
+            f"the torchvision weights {weights} are not in {folder} and could not be downloaded "
+            f"({getattr(error, 'reason', error)}): fetch {weights.url} on another machine and put the file there"
+        ) from None
+    except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
+        raise UserError(f"the file of {weights} in {folder} is damaged; delete it, and fetch {weights.url}") from error
+    return model
+
+
+def _check_name(arch, known, arch_type):
+    if arch not in known:
+        near = difflib.get_close_matches(arch, known, n=3)
+        raise UserError(
+            f"arch {arch!r} is not known for arch_type {arch_type}"
+            + (f"; did you mean {' or '.join(near)}?" if near else f"; it has {', '.join(known[:8])} ...")
+        )

@@ -1,0 +1,44 @@
+"""Penultimate features: the input of a model's last linear layer."""
+
+from torch import nn
+
+from ..errors import UserError
+
+
+def last_linear(model):
+    """The last linear layer of a model, which gives its predictions; torchvision, timm and our models have one.
+
+    Raises `UserError` where there is none.
+    """
+    layer = model.get_classifier() if hasattr(model, "get_classifier") else getattr(model, "fc", None)
+    if isinstance(layer, nn.Sequential):
+        layer = next((part for part in reversed(layer) if isinstance(part, nn.Linear)), None)
+    if not isinstance(layer, nn.Linear):
+        raise UserError(
+            f"{type(model).__name__} has no linear layer at its end, so it has no penultimate features; "
+            "choose another arch, or embedding: clip"
+        )
+    return layer
+
+
+class FeatureExtractor:
+    """Gives predictions and penultimate features of one forward pass. Use as a context manager."""
+
+    def __init__(self, model):
+        self.model = model
+        self.dim = last_linear(model).in_features
+
+    def __enter__(self):
+        self._hook = last_linear(self.model).register_forward_pre_hook(self._keep)
+        return self
+
+    def __exit__(self, *_):
+        self._hook.remove()
+
+    def _keep(self, _, inputs):
+        self._features = inputs[0]
+
+    def __call__(self, images):
+        """Logits (B, k) and features (B, d) of images (B, 3, H, W)."""
+        logits = self.model(images)
+        return logits, self._features

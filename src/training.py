@@ -1,0 +1,191 @@
+"""Training a base model: SGD with a learning rate that moves step by step, checkpoints, TensorBoard."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from .checkpoints import Checkpoint, load_checkpoint, model_names, save_checkpoint
+from .devices import autocast
+from .errors import UserError
+from .evaluation import predict
+from .files import load_pt
+from .models import build_model
+
+
+def lr_factor(config, epochs_done):
+    """Learning rate over `training.lr` after a (fractional) number of epochs."""
+    schedule = config.lr_scheduler
+    if schedule.type == "cyclic":
+        return float(np.interp(epochs_done, [0, schedule.lr_peak_epoch, config.epochs], [0, 1, 0]))
+    if schedule.type == "step_lr":
+        return schedule.gamma ** (int(epochs_done) // schedule.step_size)
+    return 1.0
+
+
+def example_losses(logits, labels, bce):
+    """(B,) loss of each example: cross entropy, or for BCE the mean over its conditions."""
+    if bce:
+        return F.binary_cross_entropy_with_logits(logits, labels, reduction="none").mean(1)
+    return F.cross_entropy(logits, labels, reduction="none")
+
+
+def load_loss_vector(path, train):
+    """A loss vector, checked against the train `Split`: (M,) float32, finite and >= 0 on the train indices."""
+    vector = load_pt(path, "loss vector", "make it again as a float tensor over the train beton")
+    if not isinstance(vector, torch.Tensor) or vector.dim() != 1:
+        raise UserError(f"loss vector {path} is not a one-dimensional tensor; make it one weight per training image")
+    needed = int(train.indices.max()) + 1
+    if len(vector) < needed:
+        raise UserError(
+            f"loss vector {path} has {len(vector)} weights, but the train indices go up to {needed - 1}; "
+            "make it for this beton and index file"
+        )
+    weights = vector.float()[torch.from_numpy(train.indices)]
+    bad = ~(weights.isfinite() & (weights >= 0))
+    if bad.any():
+        first = int(train.indices[int(bad.float().argmax())])
+        raise UserError(
+            f"loss vector {path} is {vector[first]:g} for training image {first} (and {int(bad.sum()) - 1} more), "
+            "but weights must be finite and at least 0"
+        )
+    if not weights.any():
+        raise UserError(f"loss vector {path} is 0 for every training image, so nothing would be learned")
+    return vector.float()
+
+
+@dataclass
+class Trainer:
+    """Trains a model on the loaders `train` and `val`; keeps `checkpoint_last.pt` and `checkpoint_best.pt`.
+
+    Attributes:
+        config: a `DatasetConfig`.
+        folder: of this run, `runs/EXP/version_K`; made with the first checkpoint.
+        metadata: dict that goes into the checkpoints' run_metadata.
+        loss_vector: (M,) weights by `index`, or None; the loss of a batch is the plain mean of weight x loss.
+        log: whether TensorBoard logs are written.
+    """
+
+    config: object
+    device: torch.device
+    folder: Path
+    train: object
+    val: object
+    seed: int = 0
+    metadata: dict | None = None
+    loss_vector: torch.Tensor | None = None
+    log: bool = True
+
+    def fit(self, resume=False):
+        """Train to the end, from `checkpoint_last.pt` if `resume`. Returns the trained model.
+
+        Raises `UserError` where the loss is not finite; the checkpoints of earlier epochs stay.
+        """
+        torch.manual_seed(self.seed)
+        torch.backends.cudnn.benchmark = True
+        options = self.config.training
+        model, start, best, state = self._start(resume)
+        model = model.to(self.device, memory_format=torch.channels_last)
+        optimizer = torch.optim.SGD(
+            model.parameters(),
+            lr=options.lr,
+            momentum=options.optimizer.momentum,
+            weight_decay=options.optimizer.weight_decay,
+            # The fused step looks at the scaler's verdict on the device; the plain one waits for it on the host.
+            fused=self.device.type == "cuda",
+        )
+        scaler = torch.amp.GradScaler(enabled=self.device.type == "cuda")
+        if state:
+            optimizer.load_state_dict(state["optimizer"])
+            scaler.load_state_dict(state["scaler"])
+        else:
+            # Before the first epoch is done there is already something to resume from.
+            self._save("last", model, 0, best, optimizer, scaler)
+        writer = self._summary_writer()
+        bar = tqdm(range(start, options.epochs), desc="training", unit="epoch", initial=start, total=options.epochs,
+                   disable=None)  # fmt: skip
+        for epoch in bar:
+            loss, accuracy = self._train_epoch(model, optimizer, scaler, epoch)
+            if not np.isfinite(loss):
+                raise UserError(
+                    f"the training loss became {loss} in epoch {epoch + 1}: lower training.lr (now {options.lr:g}) "
+                    f"and train again; the checkpoints of earlier epochs are in {self.folder}"
+                )
+            metrics = predict(model, self.val, self.device, self.config.bce).metrics(self.config.num_classes)
+            score = metrics["auroc" if self.config.bce else "accuracy"]
+            if writer:
+                writer.add_scalar("loss/train", loss, epoch + 1)
+                writer.add_scalar("accuracy/train", accuracy, epoch + 1)
+                writer.add_scalar("accuracy/val", metrics["accuracy"], epoch + 1)
+                writer.add_scalar("lr", optimizer.param_groups[0]["lr"], epoch + 1)
+                writer.flush()
+            improved, best = score > best, max(score, best)
+            self._save("last", model, epoch + 1, best, optimizer, scaler)
+            if improved:
+                self._save("best", model, epoch + 1, best)
+            bar.set_postfix(loss=f"{loss:.3f}", train=f"{accuracy:.3f}", val=f"{metrics['accuracy']:.3f}")
+        if writer:
+            writer.close()
+        return model
+
+    def checkpoint_path(self, which):
+        """Path of the checkpoint `which`, "last" or "best"."""
+        return self.folder / "checkpoints" / f"checkpoint_{which}.pt"
+
+    def _start(self, resume):
+        """Model, epochs done, best validation score so far and training state."""
+        if not resume:
+            return build_model(**model_names(self.config)), 0, -1.0, None
+        path = self.checkpoint_path("last")
+        checkpoint = load_checkpoint(path, self.config)
+        if checkpoint.training_state is None:
+            raise UserError(f"checkpoint {path} holds no training state to resume from; train without --resume")
+        if checkpoint.run_metadata["seed"] != self.seed:
+            raise UserError(f"{path} was trained with --seed {checkpoint.run_metadata['seed']}; resume with the same")
+        return (
+            checkpoint.model,
+            checkpoint.run_metadata["epoch"],
+            checkpoint.run_metadata["best_val"],
+            checkpoint.training_state,
+        )
+
+    def _train_epoch(self, model, optimizer, scaler, epoch):
+        """One epoch; returns mean loss and accuracy. Nothing in a step waits for the device."""
+        model.train()
+        self.train.epoch = epoch
+        steps = len(self.train)
+        weights = None if self.loss_vector is None else self.loss_vector.to(self.device)
+        total_loss = torch.zeros((), device=self.device)
+        total_correct = torch.zeros((), device=self.device)
+        seen = 0
+        for step, batch in enumerate(tqdm(self.train, desc=f"epoch {epoch + 1}", disable=None, leave=False)):
+            for group in optimizer.param_groups:
+                group["lr"] = self.config.training.lr * lr_factor(self.config.training, epoch + step / steps)
+            with autocast(self.device):
+                logits = model(batch.image)
+                losses = example_losses(logits, batch.label, self.config.bce)
+            loss = (losses if weights is None else losses * weights[batch.index]).mean()
+            optimizer.zero_grad(set_to_none=True)
+            scaler.scale(loss).backward()
+            scaler.step(optimizer)
+            scaler.update()
+            total_loss += loss.detach() * len(batch.label)
+            right = (logits > 0) == (batch.label > 0.5) if self.config.bce else logits.argmax(1) == batch.label
+            total_correct += right.float().mean() * len(batch.label)
+            seen += len(batch.label)
+        return total_loss.item() / seen, total_correct.item() / seen
+
+    def _save(self, which, model, epoch, best, optimizer=None, scaler=None):
+        metadata = {**(self.metadata or {}), "seed": self.seed, "epoch": epoch, "best_val": best}
+        state = {"optimizer": optimizer.state_dict(), "scaler": scaler.state_dict()} if optimizer else None
+        save_checkpoint(self.checkpoint_path(which), Checkpoint(model, model_names(self.config), metadata, state))
+
+    def _summary_writer(self):
+        if not self.log:
+            return None
+        from torch.utils.tensorboard import SummaryWriter
+
+        return SummaryWriter(self.folder)
