@@ -1,5 +1,6 @@
 """One pass of a model over a split: predictions, confidences and, from the same pass, penultimate features."""
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,6 +29,17 @@ class Predictions:
     preds: np.ndarray | None
     confs: np.ndarray
 
+    def of_condition(self, condition, threshold):
+        """The BCE task of one condition as a two-class task: absent (0) or present (1), confidence of the true state."""
+        labels = self.labels[:, condition].astype(np.int64)
+        probability = self.confs[:, condition]
+        return Predictions(
+            indices=self.indices,
+            labels=labels,
+            preds=(probability > threshold).astype(np.int64),
+            confs=np.where(labels == 1, probability, 1 - probability),
+        )
+
     def metrics(self, num_classes):
         """Accuracy and per-class accuracy; for BCE, at threshold 0.5, and AUROC."""
         if self.preds is None:
@@ -48,28 +60,29 @@ class Predictions:
 
 
 @torch.no_grad()
-def predict(model, loader, device, bce=False, features_out=None):
-    """Run a model over a loader with the fields image, label and index.
+def predict(model, loader, device, bce=False, embedding=None, allocate=None):
+    """Run a model, and maybe an embedding, over a loader with the fields image, label and index.
 
     Args:
         model: on `device`; put into evaluation mode.
         bce: whether outputs are conditions of their own.
-        features_out: None, or a function `(N, d) -> writable (N, d) array` that says where features go.
+        embedding: None, or a callable `(images, penultimate features) -> (B, d)`, see `embeddings`.
+        allocate: with an embedding, a function `(N, d) -> writable (N, d) array` that says where it is kept.
 
     Returns:
-        `Predictions`; features are written into what `features_out` gave.
+        `Predictions`; the embedding is written into what `allocate` gave.
     """
     model.eval()
-    count, written = len(loader.split), 0
+    count, written, embedded = len(loader.split), 0, None
     kept = {"indices": [], "labels": [], "preds": [], "confs": []}
-    features = None
     bar = tqdm(loader, desc=f"evaluating {loader.split.name}", unit="batch", disable=None, leave=False)
-    with FeatureExtractor(model) as extract:
-        if features_out:
-            features = features_out(count, extract.dim)
+    with FeatureExtractor(model) if embedding else nullcontext(model) as forward:
         for batch in bar:
             with autocast(device):
-                logits, latents = extract(batch.image)
+                logits = forward(batch.image)
+                if embedding:
+                    logits, latents = logits
+                    vectors = embedding(batch.image, latents)
             logits = logits.float()
             if bce:
                 kept["confs"].append(logits.sigmoid())
@@ -79,9 +92,11 @@ def predict(model, loader, device, bce=False, features_out=None):
                 kept["confs"].append(probabilities.gather(1, batch.label[:, None])[:, 0])
             kept["labels"].append(batch.label)
             kept["indices"].append(batch.index)
-            if features is not None:
-                features[written : written + len(latents)] = latents.float().cpu().numpy()
-                written += len(latents)
+            if embedding:
+                if embedded is None:
+                    embedded = allocate(count, vectors.shape[1])
+                embedded[written : written + len(vectors)] = vectors.float().cpu().numpy()
+                written += len(vectors)
     arrays = {name: torch.cat(parts).cpu().numpy() if parts else None for name, parts in kept.items()}
     wrong = count - int(np.isfinite(arrays["confs"]).reshape(count, -1).all(1).sum())
     if wrong:

@@ -26,7 +26,6 @@ class FeatureExtractor:
 
     def __init__(self, model):
         self.model = model
-        self.dim = last_linear(model).in_features
 
     def __enter__(self):
         self._hook = last_linear(self.model).register_forward_pre_hook(self._keep)

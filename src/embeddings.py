@@ -1,0 +1,107 @@
+"""Embeddings: the space in which a direction is looked for, computed in the pass that gives the base predictions.
+
+An embedding is a callable `(images (B, 3, H, W), latents (B, d)) -> (B, dim)`; `images` are normalised as the data set's
+config says, `latents` are the base model's penultimate features.
+"""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from .errors import UserError
+from .evaluation import Predictions, predict
+from .files import atomic_path, load_pt, save_pt
+from .models.build import pretrained_torchvision
+
+
+class LatentEmbedding:
+    """The base model's own penultimate features."""
+
+    name = "latent"
+
+    def __call__(self, images, latents):
+        return latents
+
+
+class InceptionEmbedding:
+    """The 2,048 pooled features of torchvision's Inception v3, trained on ImageNet."""
+
+    name = "inception_v3 IMAGENET1K_V1"
+
+    def __init__(self, config, device):
+        model = pretrained_torchvision("inception_v3", transform_input=False, init_weights=False)
+        model.fc = torch.nn.Identity()
+        self.model = model.eval().to(device, memory_format=torch.channels_last)
+        self._undo = _Denormalize(config, device)
+        self._mean = torch.tensor([0.485, 0.456, 0.406], device=device)[:, None, None]
+        self._std = torch.tensor([0.229, 0.224, 0.225], device=device)[:, None, None]
+
+    def __call__(self, images, latents):
+        images = F.interpolate(self._undo(images), size=299, mode="bilinear", antialias=True, align_corners=False)
+        return self.model((images - self._mean) / self._std)
+
+
+def make_embedding(svm_config, config, device):
+    """The embedding that an `SVMConfig` names."""
+    if svm_config.embedding == "latent":
+        return LatentEmbedding()
+    if svm_config.embedding == "inception":
+        return InceptionEmbedding(config, device)
+    raise UserError("embedding: clip is not there yet; use svm_configs/normalized_svm_latent_config.yaml")
+
+
+class _Denormalize:
+    """Undo the data set's normalisation: pixels on the 0..1 scale."""
+
+    def __init__(self, config, device):
+        self.mean = torch.tensor(config.mean or [0.0] * 3, device=device)[:, None, None] / 255
+        self.std = torch.tensor(config.std or [255.0] * 3, device=device)[:, None, None] / 255
+
+    def __call__(self, images):
+        return images * self.std + self.mean
+
+
+class EmbeddingCache:
+    """Predictions and embeddings of splits, kept on disk and memory-mapped.
+
+    Two files a split, named by a hash of all that they depend on: the beton's content, the indices, the model's
+    weights, the embedding, how images are prepared, and the device's kind. Each is written under a temporary name, the
+    predictions last, so that a run killed in between computes them again.
+    """
+
+    def __init__(self, folder, model, embedding, config, device):
+        self.folder, self.model, self.embedding = Path(folder), model, embedding
+        self.config, self.device = config, device
+        how = (config.imgsz, config.val_img_decoder, config.val_aug, config.mean, config.std, config.bce, device.type)
+        self._digest = hashlib.sha256(repr((embedding.name, how)).encode())
+        for name, weight in model.state_dict().items():
+            self._digest.update(name.encode())
+            self._digest.update(weight.cpu().contiguous().numpy().tobytes())
+
+    def get(self, loader):
+        """`Predictions` and (N, d) float32 embeddings (a read-only memory map) of a loader's split."""
+        split = loader.split
+        digest = self._digest.copy()
+        digest.update(split.beton.fingerprint.encode())
+        digest.update(split.indices.tobytes())
+        stem = f"{split.name}_{digest.hexdigest()[:16]}"
+        predictions_path = self.folder / f"{stem}_predictions.pt"
+        embeddings_path = self.folder / f"{stem}_embeddings.npy"
+        if not (predictions_path.exists() and embeddings_path.exists()):
+            self._compute(loader, predictions_path, embeddings_path)
+        content = load_pt(predictions_path, "cached predictions", f"delete {self.folder}")
+        arrays = {name: None if value is None else value.numpy() for name, value in content.items()}
+        return Predictions(**arrays), np.load(embeddings_path, mmap_mode="r")
+
+    def _compute(self, loader, predictions_path, embeddings_path):
+        with atomic_path(embeddings_path) as temporary:
+
+            def allocate(count, dim):
+                return np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=(count, dim))
+
+            predictions = predict(self.model, loader, self.device, self.config.bce, self.embedding, allocate)
+        arrays = {name: None if value is None else torch.from_numpy(value) for name, value in vars(predictions).items()}
+        save_pt(arrays, predictions_path)

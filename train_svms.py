@@ -1,0 +1,207 @@
+"""Distil a model's failures: per class a direction between the validation images it gets right and those it gets wrong.
+
+    python train_svms.py -c dataset_configs/cifar.yaml -s svm_configs/normalized_svm_latent_config.yaml \\
+        --indices-file index_files/cifar.pt --root data \\
+        --model-path runs/cifar/version_0/checkpoints/checkpoint_last.pt --out-file results/cifar_svm.pt
+
+leaves results/cifar_svm.pt, cifar_svm_model.pt (the directions) and cifar_svm_{train,val,test}.csv (one row an image).
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from src.checkpoints import load_checkpoint
+from src.config_parsing import SVMConfig, load_dataset_config, load_svm_config, owns_override
+from src.devices import resolve_device
+from src.embeddings import EmbeddingCache, make_embedding
+from src.errors import UserError, entry_point
+from src.files import check_writable, write_csv
+from src.loaders import make_loader
+from src.metrics import best_f1_threshold
+from src.minority import attribute_rates, check_spurious, minority_precision, minority_values
+from src.splits import open_splits
+from src.svm_results import OutputFiles, save_result, split_metrics, write_split_csv
+from src.svm_utils import SVMFitter, balanced_accuracy
+from src.tables import format_table
+
+
+def parse_arguments(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("-c", "--config", required=True, help="dataset config (YAML)")
+    parser.add_argument("-s", "--svm-config", required=True, help="SVM config (YAML)")
+    parser.add_argument("--indices-file", help="index file; may be left out where the config has a val_beton")
+    parser.add_argument("--model-path", required=True, help="checkpoint of ffcv_main.py")
+    parser.add_argument("--out-file", required=True, help="OUT: results go to OUT.pt, OUT_model.pt, OUT_SPLIT.csv")
+    parser.add_argument("--unlabeled", action="store_true", help="also evaluate the unlabeled pool")
+    parser.add_argument("--root", default=".", help="folder of the betons")
+    parser.add_argument("--spurious", action="store_true", help="also count the beton's `spurious` field in each class")
+    parser.add_argument("--bce", action="store_true", help="the model is one of conditions (bce: true in the config)")
+    parser.add_argument("--bce-class", type=int, help="number of the condition to analyse")
+    parser.add_argument("--mlp-size", type=int, help="hidden_layer_size of an MLP")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    parser.add_argument("--jobs", type=int, default=-1, help="processes for the SVMs; -1 for one a core")
+    parser.add_argument("--override", action="append", default=[], metavar="KEY=VALUE",
+                        help="change either config, such as svm_args.cv=5; may be given several times")  # fmt: skip
+    return parser.parse_args(argv)
+
+
+@entry_point
+def main(argv=None):
+    args = parse_arguments(argv)
+    device = resolve_device(args.device)
+    svm_overrides = [override for override in args.override if owns_override(SVMConfig, override)]
+    if args.mlp_size:
+        svm_overrides.append(f"svm_args.hidden_layer_size={args.mlp_size}")
+    svm_config = load_svm_config(args.svm_config, svm_overrides)
+    config = load_dataset_config(args.config, [item for item in args.override if item not in svm_overrides])
+    condition = chosen_condition(args, config)
+    files = OutputFiles.named(args.out_file)
+    check_writable(files.result)
+    splits = open_splits(config, args.root, args.indices_file, args.unlabeled)
+    if args.spurious:
+        check_spurious(splits)
+    checkpoint = load_checkpoint(args.model_path, config)
+
+    predictions, latents = evaluate(splits, checkpoint.model, config, svm_config, device, args.model_path)
+    class_names, threshold = config.names, None
+    if condition is not None:
+        val = predictions["val"]
+        threshold = best_f1_threshold(val.confs[:, condition], val.labels[:, condition] == 1)
+        predictions = {name: found.of_condition(condition, threshold) for name, found in predictions.items()}
+        class_names = [f"no {config.names[condition]}", config.names[condition]]
+        print(f"threshold of {config.names[condition]} with the best F1 on validation: {threshold:.2f}")
+
+    options = svm_config.svm_args
+    fitter = SVMFitter(
+        split_and_search=options.split_and_search,
+        balanced=options.balanced,
+        cv=options.cv,
+        do_normalize=svm_config.normalize,
+        method=svm_config.method,
+        svm_args={"hidden_layer_size": options.hidden_layer_size, "first_layer": options.first_layer},
+        jobs=args.jobs,
+    )
+    fitter.set_preprocess(latents["train"] if svm_config.whiten else None)
+    fitter.fit(
+        preds=predictions["val"].preds,
+        ys=predictions["val"].labels,
+        latents=latents["val"],
+        num_classes=len(class_names),
+    )
+
+    entries = {}
+    for name, found in predictions.items():
+        _, _, metrics = fitter.predict(ys=found.labels, latents=latents[name], preds=found.preds, compute_metrics=True)
+        spurious = splits[name].column("spurious").astype(np.int64) if splits[name].has_spurious else None
+        entries[name] = split_metrics(metrics, found, spurious, fitter.skipped)
+    made_from = {**vars(args), "dataset_config": config.model_dump(), "svm_config": svm_config.model_dump()}
+    save_result(files, fitter, entries, made_from, class_names, threshold)
+    for name, entry in entries.items():
+        write_split_csv(files.beside(f"{name}.csv"), entry, class_names)
+
+    print_class_table(fitter, entries, class_names, svm_config)
+    if args.spurious:
+        given = config.minority if condition is None else None
+        report_spurious(entries, class_names, given, files)
+    print(f"result: {files.result}")
+
+
+def chosen_condition(args, config):
+    """The number of the condition to analyse, or None for a task of classes."""
+    if not config.bce:
+        if args.bce or args.bce_class is not None:
+            raise UserError(f"--bce needs a model of conditions, but {args.config} does not say bce: true")
+        return None
+    if not args.bce or args.bce_class is None:
+        raise UserError(f"{args.config} says bce: true: choose a condition with --bce --bce-class N")
+    if not 0 <= args.bce_class < config.num_classes:
+        raise UserError(f"--bce-class {args.bce_class} is not a condition: give 0 to {config.num_classes - 1}")
+    return args.bce_class
+
+
+def evaluate(splits, model, config, svm_config, device, model_path):
+    """One pass over every split: dicts split -> `Predictions` and split -> embeddings (N, d)."""
+    model = model.to(device, memory_format=torch.channels_last)
+    embedding = make_embedding(svm_config, config, device)
+    cache = EmbeddingCache(cache_folder(model_path), model, embedding, config, device)
+    predictions, latents = {}, {}
+    for name, split in splits.items():
+        predictions[name], latents[name] = cache.get(make_loader(split, config, device))
+    return predictions, latents
+
+
+def cache_folder(model_path):
+    """`embeddings/` in the run that a checkpoint belongs to."""
+    folder = Path(model_path).absolute().parent
+    return (folder.parent if folder.name == "checkpoints" else folder) / "embeddings"
+
+
+def print_class_table(fitter, entries, class_names, svm_config):
+    """Per class: how accurate the model is, how strong the failure is, and how well the direction predicts it."""
+    rows = []
+    for c, name in enumerate(class_names):
+        of_class = {split: entry["classes"] == c for split, entry in entries.items()}
+        right = {split: entries[split]["ytrue"][of_class[split]].numpy() for split in ("val", "test")}
+        says_right = entries["test"]["ypred"][of_class["test"]].numpy()
+        skipped = c in fitter.skipped
+        note = f"skipped: {fitter.skipped[c]}" if skipped else ""
+        if fitter.no_consistent_failure[c]:
+            note = "no consistent failure"
+        rows.append([
+            name,
+            *(float(right[split].mean()) if len(right[split]) else None for split in ("val", "test")),
+            float(fitter.cv_scores[c]),
+            "-" if np.isnan(fitter.C[c]) else f"{fitter.C[c]:g}",
+            "-" if skipped else f"{(says_right == 0).sum()} of {len(says_right)}",
+            None if skipped else balanced_accuracy(right["test"] == 1, says_right == 1),
+            note,
+        ])  # fmt: skip
+    test = entries["test"]
+    accuracies = [float(entries[split]["ytrue"].double().mean()) for split in ("val", "test")]
+    mean_cv = float(np.nanmean(fitter.cv_scores)) if len(fitter.skipped) < len(class_names) else None
+    rows.append(["all", *accuracies, mean_cv, "", f"{(test['ypred'] == 0).sum()} of {len(test['ypred'])}",
+                 test["balanced_accuracy"], ""])  # fmt: skip
+    header = ["class", "val acc", "test acc", "CV score", "C", "flagged (test)", "bal. acc (test)", ""]
+    print(format_table(header, rows))
+    if svm_config.embedding == "latent":
+        print(
+            "CV scores on penultimate features are high because these features hold the model's own margin; "
+            "they are no measure of how strong a failure is."
+        )
+
+
+def report_spurious(entries, class_names, given, files):
+    """Print and save what the flagged images are made of, and how early the minority comes in each ordering."""
+    train = entries["train"]
+    minority = minority_values(
+        train["classes"].numpy(), train["spuriouses"].numpy(), len(class_names), given, class_names
+    )
+    rates, precisions = [], []
+    for name, entry in entries.items():
+        labels, spurious = entry["classes"].numpy(), entry["spuriouses"].numpy()
+        values, confs = entry["decision_values"].numpy(), entry["confs"].numpy()
+        rates += [
+            {"split": name, **row} for row in attribute_rates(labels, spurious, entry["ypred"].numpy() == 0, minority)
+        ]
+        precisions += [{"split": name, **row} for row in minority_precision(labels, spurious, values, confs, minority)]
+    for rows, ending, title in (
+        (rates, "spurious.csv", "values of `spurious` in each class"),
+        (precisions, "precision.csv", "precision of the minority among the K first"),
+    ):
+        if not rows:
+            continue
+        named = [{**row, "class": class_names[row["class"]]} for row in rows]
+        write_csv(files.beside(ending), rows[0], [row.values() for row in named])
+        shown = "unlabeled" if "unlabeled" in entries else "test"
+        print(f"\n{title}, {shown} (all splits: {files.beside(ending)})")
+        kept = [list(row.values())[1:] for row in named if row["split"] == shown]
+        print(format_table(list(rows[0])[1:], kept))
+    if not precisions:
+        print("\nno class has a minority: no value of `spurious` is below half its class's mean frequency in train")
+
+
+if __name__ == "__main__":
+    main()
