@@ -1,0 +1,16 @@
+"""Failure directions: on what is an image classifier wrong, and how is it mended?
+
+Names are imported when they are first used, so that a process that needs one does not load everything.
+"""
+
+import importlib
+
+_EXPORTS = {"SVMFitter": "svm_utils"}
+
+__all__ = ["SVMFitter"]
+
+
+def __getattr__(name):
+    if name not in _EXPORTS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{_EXPORTS[name]}", __name__), name)

@@ -1,9 +1,10 @@
 """Embeddings: the space in which a direction is looked for, computed in the pass that gives the base predictions.
 
-An embedding is a callable `(images (B, 3, H, W), latents (B, d)) -> (B, dim)`; `images` are normalised as the data set's
-config says, `latents` are the base model's penultimate features.
+An embedding is a callable `(images (B, 3, H, W), latents (B, d)) -> (B, dim)`; `images` are normalised as the data
+set's config says, `latents` are the base model's penultimate features.
 """
 
+import functools
 import hashlib
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from torch.nn import functional as F
 
 from .errors import UserError
 from .evaluation import Predictions, predict
-from .files import atomic_path, load_pt, save_pt
+from .files import atomic_path, create_npy, load_pt, save_pt
 from .models.build import pretrained_torchvision
 
 
@@ -98,10 +99,7 @@ class EmbeddingCache:
 
     def _compute(self, loader, predictions_path, embeddings_path):
         with atomic_path(embeddings_path) as temporary:
-
-            def allocate(count, dim):
-                return np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=(count, dim))
-
+            allocate = functools.partial(create_npy, temporary)
             predictions = predict(self.model, loader, self.device, self.config.bce, self.embedding, allocate)
         arrays = {name: None if value is None else torch.from_numpy(value) for name, value in vars(predictions).items()}
         save_pt(arrays, predictions_path)

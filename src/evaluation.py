@@ -30,7 +30,7 @@ class Predictions:
     confs: np.ndarray
 
     def of_condition(self, condition, threshold):
-        """The BCE task of one condition as a two-class task: absent (0) or present (1), confidence of the true state."""
+        """One condition as a two-class task: absent (0) or present (1), with the confidence of the true state."""
         labels = self.labels[:, condition].astype(np.int64)
         probability = self.confs[:, condition]
         return Predictions(
@@ -67,7 +67,7 @@ def predict(model, loader, device, bce=False, embedding=None, allocate=None):
         model: on `device`; put into evaluation mode.
         bce: whether outputs are conditions of their own.
         embedding: None, or a callable `(images, penultimate features) -> (B, d)`, see `embeddings`.
-        allocate: with an embedding, a function `(N, d) -> writable (N, d) array` that says where it is kept.
+        allocate: with an embedding, a function of a shape (N, d) that gives the writable array for it.
 
     Returns:
         `Predictions`; the embedding is written into what `allocate` gave.
@@ -94,7 +94,7 @@ def predict(model, loader, device, bce=False, embedding=None, allocate=None):
             kept["indices"].append(batch.index)
             if embedding:
                 if embedded is None:
-                    embedded = allocate(count, vectors.shape[1])
+                    embedded = allocate((count, vectors.shape[1]))
                 embedded[written : written + len(vectors)] = vectors.float().cpu().numpy()
                 written += len(vectors)
     arrays = {name: torch.cat(parts).cpu().numpy() if parts else None for name, parts in kept.items()}

@@ -2,12 +2,14 @@
 
 import contextlib
 import csv
+import io
 import os
 import pickle
 import tempfile
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from .errors import UserError
@@ -60,8 +62,11 @@ def _umask():
 
 def save_pt(obj, path):
     """`torch.save` of tensors, numbers, strings, lists and dicts, atomically."""
+    # By way of memory: writing straight to a full disk, torch fails with an error that does not say so.
+    buffer = io.BytesIO()
+    torch.save(obj, buffer)
     with atomic_path(path) as temporary:
-        torch.save(obj, temporary)
+        temporary.write_bytes(buffer.getbuffer())
 
 
 def load_pt(path, what, hint="make it again"):
@@ -81,6 +86,14 @@ def load_pt(path, what, hint="make it again"):
         ) from error
     except (RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile, OSError) as error:
         raise UserError(f"{what} {path} is truncated or not a torch file; {hint}") from error
+
+
+def create_npy(path, shape, dtype=np.float32):
+    """A new .npy file as a writable memory map, its place on disk taken: a full disk is an error here, not a crash."""
+    array = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+    with open(path, "r+b") as stream:
+        os.posix_fallocate(stream.fileno(), 0, os.path.getsize(path))
+    return array
 
 
 def write_csv(path, header, rows):

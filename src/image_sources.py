@@ -200,9 +200,8 @@ def _parse_labels(manifest, texts, class_names, bce, column="label"):
     for line, entry in enumerate(words, start=2):
         for word in entry:
             if word not in number and (word or not bce):
-                raise UserError(
-                    f"manifest {manifest} line {line}: {column} is {word!r}, but must be one of {', '.join(class_names)}"
-                )
+                known = ", ".join(class_names)
+                raise UserError(f"manifest {manifest} line {line}: {column} is {word!r}, but must be one of {known}")
     if not bce:
         return np.array([number[entry[0]] for entry in words]), class_names
     labels = np.zeros((len(words), len(class_names)), np.float32)

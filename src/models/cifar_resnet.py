@@ -1,4 +1,4 @@
-"""Residual networks for small images: a 3 x 3 stem without pooling (He et al., CVPR 2016, section 4.2, later practice)."""
+"""Residual networks (He et al., CVPR 2016) for small images: a 3 x 3 stem and no pooling before the first stage."""
 
 import torch
 from torch import nn

@@ -1,0 +1,125 @@
+"""Write betons from CIFAR, an image folder, a CSV manifest, or scenes (drawn).
+
+    python scripts/make_betons.py cifar10 --data ~/torchvision --download --out data
+    python scripts/make_betons.py folder --data my_images --out data --name mine --image-format jpg --max-resolution 256
+    python scripts/make_betons.py manifest --data my_images/list.csv --out data --name mine
+    python scripts/make_betons.py scenes --kind correlation --out data
+
+writes OUT/NAME_{train,val,test,unlabeled}.beton for the splits that there are; for a folder or manifest also
+OUT/NAME.yaml, a dataset config to start from; for scenes OUT/NAME_SPLIT.csv, the truth of every image.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from src.beton_writer import ImageOptions
+from src.errors import UserError, entry_point
+from src.image_sources import cifar_sources, folder_sources, group_classes, manifest_sources
+from src.make_betons import write_scenes, write_splits, write_starter_config
+from src.scenes import KINDS, VALIDATIONS, Plant, SceneSetting, planted_setting
+
+
+def parse_arguments(argv=None):
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--out", required=True, help="folder for the betons")
+    common.add_argument("--name", help="start of the files' names (default: the source's)")
+    common.add_argument("--image-format", choices=["raw", "jpg", "proportion", "smart"], default="raw",
+                        help="raw pixels; JPEG; a random share as JPEG; JPEG above --smart-threshold")  # fmt: skip
+    common.add_argument("--jpeg-quality", type=int, default=90, help="1 to 100")
+    common.add_argument("--compress-probability", type=float, default=0.5, help="share of JPEGs with proportion")
+    common.add_argument("--smart-threshold", type=int, help="bytes of raw pixels above which smart takes JPEG")
+    common.add_argument("--max-resolution", type=int, help="scale images down to this longer side, pixels")
+    common.add_argument("--workers", type=int, default=-1, help="processes that write; -1 for one a core")
+
+    files = argparse.ArgumentParser(add_help=False, parents=[common])
+    files.add_argument("--data", required=True, help="folder (cifar: torchvision's root), or the manifest")
+    files.add_argument("--skip-broken", action="store_true", help="leave unreadable images out and list them")
+    files.add_argument("--group-classes", metavar="A+B,C+D",
+                       help="merge classes into superclasses; `spurious` becomes the original class")  # fmt: skip
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    sources = parser.add_subparsers(dest="source", required=True)
+    for name in ("cifar10", "cifar100"):
+        cifar = sources.add_parser(name, parents=[files], help="torchvision's data set")
+        cifar.add_argument("--download", action="store_true", help="fetch it into --data if it is not there")
+    sources.add_parser("folder", parents=[files], help="images in SPLIT/CLASS/")
+    manifest = sources.add_parser("manifest", parents=[files], help="CSV with path,label[,spurious][,split]")
+    manifest.add_argument("--image-root", help="folder that paths are relative to (default: the manifest's)")
+    manifest.add_argument("--class-names", metavar="A,B,...", help="order of the classes (default: alphabetical)")
+    manifest.add_argument("--bce", action="store_true", help="labels are the conditions present, joined by |")
+
+    scenes = sources.add_parser("scenes", parents=[common], help="drawn shapes with planted failures")
+    scenes.add_argument("--kind", choices=KINDS, help="plant three failures of this kind, chosen by the seed")
+    scenes.add_argument("--strength", type=float, help="of the --kind plants (default: the kind's own)")
+    scenes.add_argument("--plant", action="append", default=[], metavar="KIND:SHAPE:ATTRIBUTE=VALUE:STRENGTH",
+                        help="one failure, such as correlation:circle:colour=red:0.95; may be repeated")  # fmt: skip
+    for split in ("train", "val", "test", "unlabeled"):
+        default = getattr(SceneSetting, split)
+        scenes.add_argument(f"--{split}", type=int, default=default, help=f"images a class (default: {default})")
+    scenes.add_argument("--size", type=int, default=32, help="side of the images, pixels, at least 32")
+    scenes.add_argument("--seed", type=int, default=0)
+    scenes.add_argument("--validation", choices=VALIDATIONS, default="natural",
+                        help="share of the minority in val: as in test, half, or as in train")  # fmt: skip
+    return parser.parse_args(argv)
+
+
+@entry_point
+def main(argv=None):
+    args = parse_arguments(argv)
+    name = args.name or args.source
+    options = image_options(args)
+    if args.source == "scenes":
+        written = write_scenes(scene_setting(args), args.out, name, options, args.workers)
+    else:
+        sources = image_sources(args)
+        written = write_splits(sources, args.out, name, options, args.skip_broken, args.workers)
+    for split, count in written.items():
+        print(f"{Path(args.out) / f'{name}_{split}.beton'}: {count:,} images")
+    if args.source in ("folder", "manifest"):
+        print(f"config to start from: {write_starter_config(sources, args.out, name)}")
+
+
+def image_options(args):
+    if not 1 <= args.jpeg_quality <= 100:
+        raise UserError(f"--jpeg-quality {args.jpeg_quality} is not between 1 and 100")
+    if not 0 <= args.compress_probability <= 1:
+        raise UserError(f"--compress-probability {args.compress_probability} is not between 0 and 1")
+    if args.max_resolution is not None and args.max_resolution < 1:
+        raise UserError(f"--max-resolution {args.max_resolution} is not a number of pixels")
+    return ImageOptions(
+        args.image_format, args.jpeg_quality, args.compress_probability, args.smart_threshold, args.max_resolution
+    )
+
+
+def image_sources(args):
+    """Split -> source, as the arguments say."""
+    if args.source == "folder":
+        sources = folder_sources(args.data)
+    elif args.source == "manifest":
+        class_names = args.class_names.split(",") if args.class_names else None
+        sources = manifest_sources(args.data, args.image_root, class_names, args.bce)
+    else:
+        sources = cifar_sources(args.source, args.data, args.download)
+    if args.group_classes:
+        groups = [group.split("+") for group in args.group_classes.split(",")]
+        sources = {split: group_classes(source, groups) for split, source in sources.items()}
+    return sources
+
+
+def scene_setting(args):
+    shared = {
+        "train": args.train, "val": args.val, "test": args.test, "unlabeled": args.unlabeled,
+        "size": args.size, "validation": args.validation,
+    }  # fmt: skip
+    if args.kind and args.plant:
+        raise UserError("give --kind or --plant, not both")
+    if args.kind:
+        return planted_setting(args.kind, args.seed, strength=args.strength, **shared)
+    return SceneSetting(tuple(Plant.parse(text) for text in args.plant), seed=args.seed, **shared)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,87 @@
+"""Write an index file: which examples of a beton are validation, train and the unlabeled pool.
+
+    python scripts/make_index_files.py --beton data/cifar10_train.beton --out index_files/cifar.pt
+    python scripts/make_index_files.py --beton data/cifar10_train.beton --set-apart-every 2 \\
+        --out index_files/cifar_with_unlabeled.pt
+    python scripts/make_index_files.py --beton data/cifar10_train.beton --set-apart-every 4 --set-apart-as train \\
+        --out index_files/cifar_0.25_with_unlabeled.pt
+
+The rule: of each class, in data-set order, every 5th example (the 1st, 6th, ...) is validation; of what remains, again
+per class, every n-th is set apart. A set-apart part is listed class by class; what is left over in ascending order.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+
+from src.betons import open_beton
+from src.errors import UserError, entry_point
+from src.index_files import KEYS, save_index_file, split_indices, thin
+
+
+def parse_arguments(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    labels = parser.add_mutually_exclusive_group(required=True)
+    labels.add_argument("--beton", help="beton with the labels")
+    labels.add_argument("--labels", help="labels in data-set order instead (.npy, ints)")
+    parser.add_argument("--out", required=True, help="index file (.pt)")
+    parser.add_argument("--val-every", type=int, default=5)
+    parser.add_argument("--set-apart-every", type=int, metavar="n", help="default: nothing but validation is set apart")
+    parser.add_argument("--set-apart-as", choices=["unlabeled", "train"], default="unlabeled",
+                        help="what the set-apart part is; the rest is the other")  # fmt: skip
+    parser.add_argument("--split-by", choices=["label", "spurious"], default="label",
+                        help="count every n-th within each class, or within each value of spurious")  # fmt: skip
+    parser.add_argument("--thin", metavar="V,V,...", help="values of spurious that are made rare")
+    parser.add_argument("--keep-train", type=int, default=1, metavar="n", help="keep every n-th of them in train")
+    parser.add_argument("--keep-rest", type=int, default=1, metavar="n", help="and every n-th in the other splits")
+    return parser.parse_args(argv)
+
+
+@entry_point
+def main(argv=None):
+    args = parse_arguments(argv)
+    for option in ("val_every", "set_apart_every", "keep_train", "keep_rest"):
+        if getattr(args, option) is not None and getattr(args, option) < 1:
+            raise UserError(f"--{option.replace('_', '-')} {getattr(args, option)} is not 1 or more")
+    column = read_column(args, args.split_by)
+    splits = split_indices(column, args.val_every, args.set_apart_every, args.set_apart_as)
+    if args.thin:
+        spurious = read_column(args, "spurious")
+        values = parse_values(args.thin, spurious)
+        for key, indices in splits.items():
+            step = args.keep_train if key == "train_indices" else args.keep_rest
+            splits[key] = thin(indices, spurious, dict.fromkeys(values, step))
+    save_index_file(args.out, splits)
+    print(f"{args.out}: " + ", ".join(f"{key} {len(splits[key]):,}" for key in KEYS if key in splits))
+
+
+def read_column(args, name):
+    if args.beton:
+        return open_beton(args.beton).column(name)
+    if name != "label":
+        raise UserError(f"--labels holds no {name}; give --beton")
+    try:
+        labels = np.load(args.labels, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise UserError(f"labels {args.labels} cannot be read ({error}); give a .npy of ints") from None
+    if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
+        raise UserError(f"labels {args.labels} is not a one-dimensional array of ints")
+    return labels
+
+
+def parse_values(text, spurious):
+    if not all(value.isdigit() for value in text.split(",")):
+        raise UserError(f"--thin {text} is not a list of numbers such as 1,2,5")
+    values = [int(value) for value in text.split(",")]
+    for value in values:
+        if value not in spurious:
+            raise UserError(f"--thin {value}: no example has that value of spurious")
+    return values
+
+
+if __name__ == "__main__":
+    main()

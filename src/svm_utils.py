@@ -1,0 +1,429 @@
+"""A classifier's failures as directions: per class a linear SVM between the images it gets right and those it does not.
+
+"Distilling Model Failures as Directions in Latent Space", Jain et al., ICLR 2023. Plain arrays in, plain arrays out:
+any model and any embedding will do.
+
+    fitter = SVMFitter()
+    fitter.set_preprocess(train_latents)
+    cv_scores = fitter.fit(preds=val_preds, ys=val_labels, latents=val_latents)
+    mask, decision_values = fitter.predict(ys=test_labels, latents=test_latents)
+
+The numerical work on one class is in `svm_path`.
+"""
+
+import numpy as np
+import torch
+from joblib import Parallel, delayed, effective_n_jobs
+
+from .errors import UserError
+from .files import load_pt, save_pt
+from .svm_path import SEARCHED_C, Preprocess, Recipe, balanced_accuracy, decision_values, fit_classes
+
+METHODS = ("SVM", "MLP")
+CHUNK_NUMBERS = 2**22  # numbers of a large array worked on at a time: 32 MiB in float64
+CLASSES_PER_TASK = 16  # at most so many classes travel to a worker together: bounds the memory in flight
+
+_FIELDS = ("method", "mean", "std", "normalize", "C", "cv_scores", "cv", "balanced", "split_and_search", "skipped")
+_METHOD_FIELDS = {"SVM": ("coef", "intercept"), "MLP": ("weights", "biases", "svm_args")}
+
+
+class SVMFitter:
+    """One decision function per class, negative on images that look like the ones the model gets wrong.
+
+    split_and_search: choose C in 1e-6, 1e-5, ..., 1 by cross-validation (else C = 1; the score is still computed).
+    balanced: weigh "right" and "wrong" equally, whatever their numbers.
+    cv: folds; a class with fewer wrong or right examples than that is skipped.
+    do_normalize: divide every (whitened) latent by its L2 norm.
+    method: "SVM" (the paper's), or "MLP", a small network whose value is the log-odds of "right".
+    svm_args: for "MLP" only: `hidden_layer_size` (100), and `first_layer` (False: none, logistic regression).
+    jobs: processes over the classes, -1 for one per core.
+
+    After `fit`: `cv_scores` and `C` float64 (num_classes,), NaN where a class was skipped; `coef` float64
+    (num_classes, d) and `intercept` (num_classes,), both None for "MLP"; `skipped` a dict class -> reason.
+    """
+
+    def __init__(
+        self, split_and_search=True, balanced=True, cv=2, do_normalize=True, method="SVM", svm_args=None, jobs=1
+    ):
+        if method not in METHODS:
+            raise UserError(f"unknown method {method!r}; choose one of {', '.join(METHODS)}")
+        if not isinstance(cv, int | np.integer) or cv < 2:
+            raise UserError(f"cv = {cv!r} is not a number of folds; choose 2 or more")
+        if not isinstance(jobs, int | np.integer) or jobs == 0:
+            raise UserError(f"jobs = {jobs!r} is not a number of processes; choose 1 or more, or -1 for one per core")
+        self.split_and_search, self.balanced, self.cv = bool(split_and_search), bool(balanced), int(cv)
+        self.method, self.jobs = method, int(jobs)
+        self.svm_args = dict(svm_args or {})
+        self._hidden = _hidden_layers(self.svm_args)
+        self._preprocess = Preprocess(None, None, bool(do_normalize))
+        self.cv_scores = self.C = self.coef = self.intercept = self._layers = None
+        self.skipped = {}
+
+    # ---- preprocessing ------------------------------------------------------------------------------------------
+
+    @property
+    def do_normalize(self):
+        """Whether latents are divided by their L2 norm."""
+        return self._preprocess.normalize
+
+    @property
+    def mean(self):
+        """The whitening mean, float64 (d,), or None without whitening."""
+        return self._preprocess.mean
+
+    @property
+    def std(self):
+        """The whitening standard deviation, float64 (d,), 1 for a constant coordinate, or None without whitening."""
+        return self._preprocess.std
+
+    def set_preprocess(self, train_latents=None):
+        """Take the whitening statistics from `train_latents` (N, d), or with nothing: no whitening.
+
+        Reads float16, float32 or float64 arrays, tensors and memory maps in chunks, adding up in float64. Raises
+        `UserError` for fewer than 2 rows, or rows that hold nan or infinity. Call it before `fit`.
+        """
+        mean = std = None
+        if train_latents is not None:
+            mean, std = whitening(train_latents)
+        self._preprocess = Preprocess(mean, std, self.do_normalize)
+        self._layers = None
+
+    def preprocess(self, latents):
+        """Whiten and normalise `latents` (..., d); float64 of the same shape. `fit` and `predict` do it themselves."""
+        latents = _to_numpy(latents)
+        self._check_width(latents, None if self.mean is None else len(self.mean))
+        return self._preprocess(latents)
+
+    # ---- fitting ------------------------------------------------------------------------------------------------
+
+    def fit(self, preds, ys, latents, num_classes=None):
+        """Fit every class of a validation split; return its cross-validated balanced accuracies (num_classes,).
+
+        preds, ys: int (N,), the model's predictions and the true labels; an example is "right" where they are equal.
+        latents: float (N, d), not preprocessed. num_classes: the largest label seen + 1 if not given.
+        A class that cannot be fitted has a NaN score and its reason in `skipped`. Raises `UserError` for shapes that
+        disagree, labels out of range, and latents that hold nan or infinity.
+        """
+        latents, ys = _to_rows(latents, "latents"), _to_labels(ys, "ys")
+        preds = _to_labels(preds, "preds")
+        _check_lengths(latents=latents, ys=ys, preds=preds)
+        if len(ys) == 0:
+            raise UserError("there are no validation examples to fit on; check the validation indices")
+        if num_classes is None:
+            num_classes = int(max(ys.max(), preds.max())) + 1
+        _check_range(ys, num_classes, "give num_classes as large as the data set's, or mend the labels")
+        self._check_width(latents, None if self.mean is None else len(self.mean))
+        _check_finite(latents)
+
+        right = preds == ys
+        members = _members(ys, num_classes)
+        reasons = {c: _reason_to_skip(right[members[c]], self.cv) for c in range(num_classes)}
+        self.skipped = {c: reason for c, reason in reasons.items() if reason}
+        fitted = [c for c in range(num_classes) if c not in self.skipped]
+
+        recipe = Recipe(
+            preprocess=self._preprocess,
+            method=self.method,
+            candidates=SEARCHED_C if self.split_and_search else SEARCHED_C[-1:],
+            balanced=self.balanced,
+            cv=self.cv,
+            hidden=self._hidden,
+        )
+        # Lazy: a class's rows are gathered (in the dtype they came in) when its turn comes.
+        problems = ((latents[members[c]], right[members[c]]) for c in fitted)
+        fits = _in_processes(recipe, problems, len(fitted), self.jobs)
+
+        self.cv_scores, self.C = np.full(num_classes, np.nan), np.full(num_classes, np.nan)
+        layers = [[] for _ in range(num_classes)]
+        for c, fit in zip(fitted, fits, strict=True):
+            self.cv_scores[c], self.C[c], layers[c] = fit.cv_score, fit.C, fit.layers
+        self._set_layers(layers, latents.shape[1])
+        return self.cv_scores
+
+    def _set_layers(self, layers, width):
+        """Keep the decision functions; those of SVMs, one layer each, also as `coef` and `intercept`."""
+        self._layers, self._width = layers, width
+        self.coef = self.intercept = None
+        if self.method == "SVM":
+            self.coef, self.intercept = np.full((len(layers), width), np.nan), np.full(len(layers), np.nan)
+            for c, class_layers in enumerate(layers):
+                for weight, bias in class_layers:
+                    self.coef[c], self.intercept[c] = weight[:, 0], bias[0]
+
+    @property
+    def no_consistent_failure(self):
+        """Bool (num_classes,): classes whose CV score is <= .5, so that the direction says nothing."""
+        self._check_fitted()
+        return self.cv_scores <= 0.5
+
+    # ---- prediction ---------------------------------------------------------------------------------------------
+
+    def predict(self, ys, latents, preds=None, compute_metrics=False):
+        """Say of every example how it looks to the SVM of its class.
+
+        ys: int (N,), the true labels; latents: float (N, d), not preprocessed; preds: int (N,), needed for metrics.
+        Returns `mask` int64 (N,), 1 = looks like those the model gets right, and `decision_values` float64 (N,),
+        negative = hard; flagged (mask 0) is a decision value <= 0. Examples of a skipped class have NaN and mask 1.
+        With `compute_metrics` there is a third value, the dict of `svm_metrics`.
+        Raises `UserError` before `fit`, and for shapes, widths or labels that do not fit it.
+        """
+        self._check_fitted()
+        if compute_metrics and preds is None:
+            raise UserError("metrics compare the SVM with the base model; give preds=, or compute_metrics=False")
+        latents, ys = _to_rows(latents, "latents"), _to_labels(ys, "ys")
+        _check_lengths(latents=latents, ys=ys)
+        self._check_width(latents, self._width)
+        _check_range(ys, len(self.cv_scores), "predict on the classes that were fitted, or fit with more num_classes")
+        _check_finite(latents)
+
+        values = np.empty(len(ys))
+        for rows in _chunks(latents):
+            values[rows] = self._decision_values(self._preprocess(latents[rows]), ys[rows])
+        mask = np.where(np.isnan(values), 1, values > 0).astype(np.int64)
+        if not compute_metrics:
+            return mask, values
+        preds = _to_labels(preds, "preds")
+        _check_lengths(preds=preds, ys=ys)
+        return mask, values, svm_metrics(preds == ys, values, ys, len(self.cv_scores))
+
+    def _decision_values(self, z, ys):
+        if self.coef is not None:
+            return np.einsum("nd,nd->n", z, self.coef[ys]) + self.intercept[ys]
+        values = np.full(len(ys), np.nan)
+        for c in np.unique(ys):
+            if self._layers[c]:
+                values[ys == c] = decision_values(self._layers[c], z[ys == c])
+        return values
+
+    # ---- files --------------------------------------------------------------------------------------------------
+
+    def export(self, path):
+        """Write the directions and all that `predict` needs to `path` (.pt; tensors, numbers, strings, lists, dicts).
+
+        Keys: method, coef (num_classes, d), intercept (num_classes,) (for "MLP": weights and biases, per class a list
+        of layers, empty where skipped), mean and std (d,) (zeros and ones without whitening), normalize, C, cv_scores,
+        cv, balanced, split_and_search, svm_args, skipped (class as a string -> reason).
+        """
+        self._check_fitted()
+        tensor = torch.from_numpy
+        contents = {
+            "method": self.method,
+            "mean": tensor(np.zeros(self._width) if self.mean is None else self.mean),
+            "std": tensor(np.ones(self._width) if self.std is None else self.std),
+            "normalize": self.do_normalize,
+            "C": tensor(self.C),
+            "cv_scores": tensor(self.cv_scores),
+            "cv": self.cv,
+            "balanced": self.balanced,
+            "split_and_search": self.split_and_search,
+            "svm_args": self.svm_args,
+            "skipped": {str(c): reason for c, reason in self.skipped.items()},
+        }
+        if self.method == "SVM":
+            contents |= {"coef": tensor(self.coef), "intercept": tensor(self.intercept)}
+        else:
+            contents["weights"] = [[tensor(weight) for weight, _ in layers] for layers in self._layers]
+            contents["biases"] = [[tensor(bias) for _, bias in layers] for layers in self._layers]
+        save_pt(contents, path)
+
+    @classmethod
+    def load(cls, path):
+        """Read what `export` wrote; raises `UserError` for a file of another kind, naming what it lacks."""
+        remedy = "export it again with SVMFitter.export"
+        contents = load_pt(path, "SVM model", remedy)
+        has = set(contents) if isinstance(contents, dict) else set()
+        method = contents["method"] if "method" in has else "SVM"
+        missing = [name for name in (*_FIELDS, *_METHOD_FIELDS.get(method, ())) if name not in has]
+        if missing:
+            raise UserError(f"{path} is not an SVM model: it lacks {', '.join(missing)}; {remedy}")
+        fitter = cls(
+            split_and_search=contents["split_and_search"],
+            balanced=contents["balanced"],
+            cv=contents["cv"],
+            do_normalize=contents["normalize"],
+            method=method,
+            svm_args=contents.get("svm_args"),
+        )
+        mean, std = contents["mean"].numpy(), contents["std"].numpy()
+        fitter._preprocess = Preprocess(mean, std, bool(contents["normalize"]))
+        fitter.C, fitter.cv_scores = contents["C"].numpy(), contents["cv_scores"].numpy()
+        fitter.skipped = {int(c): reason for c, reason in contents["skipped"].items()}
+        if method == "SVM":
+            coef, intercept = contents["coef"].numpy(), contents["intercept"].numpy()
+            if coef.shape != (len(fitter.C), len(mean)) or intercept.shape != fitter.C.shape:
+                raise UserError(f"{path} is damaged: coef {coef.shape} does not fit mean {mean.shape}; {remedy}")
+            layers = [
+                [] if np.isnan(b) else [(w[:, None], np.array([b]))] for w, b in zip(coef, intercept, strict=True)
+            ]
+        else:
+            layers = [
+                [(weight.numpy(), bias.numpy()) for weight, bias in zip(weights, biases, strict=True)]
+                for weights, biases in zip(contents["weights"], contents["biases"], strict=True)
+            ]
+        fitter._set_layers(layers, len(mean))
+        return fitter
+
+    # ---- checks -------------------------------------------------------------------------------------------------
+
+    def _check_fitted(self):
+        if self._layers is None:
+            raise UserError("this SVMFitter is not fitted; call fit(preds=, ys=, latents=) or SVMFitter.load first")
+
+    @staticmethod
+    def _check_width(latents, width):
+        if width is not None and latents.shape[-1] != width:
+            raise UserError(
+                f"latents have {latents.shape[-1]} coordinates where the SVM was prepared for {width}; "
+                "use the same embedding for every split"
+            )
+
+
+def whitening(latents):
+    """Mean and sample standard deviation (ddof = 1) of every coordinate of `latents` (N, d); float64 (d,) each.
+
+    A constant coordinate gets the deviation 1. Reads in chunks: a memory-mapped array is never copied whole. Raises
+    `UserError` for fewer than 2 rows or rows with nan or infinity.
+    """
+    latents = _to_rows(latents, "train_latents")
+    if len(latents) < 2:
+        raise UserError(f"whitening needs at least 2 training latents, got {len(latents)}; give the whole training set")
+    _check_finite(latents, "train_latents")
+    # Everything relative to the first row, which keeps large means from swallowing small deviations and makes the
+    # deviation of a constant coordinate exactly zero. Chunks combine as in Chan, Golub and LeVeque (1983).
+    origin = latents[0].astype(np.float64)
+    count, mean, squares = 0, np.zeros_like(origin), np.zeros_like(origin)
+    for rows in _chunks(latents):
+        x = latents[rows].astype(np.float64)
+        x -= origin
+        chunk_mean = x.mean(axis=0)
+        x -= chunk_mean
+        delta, total = chunk_mean - mean, count + len(x)
+        squares += np.einsum("nd,nd->d", x, x) + delta**2 * count * len(x) / total
+        mean += delta * len(x) / total
+        count = total
+    std = np.sqrt(squares / (count - 1))
+    return origin + mean, np.where(std == 0, 1.0, std)
+
+
+def svm_metrics(right, values, ys, num_classes):
+    """How well the SVMs tell right from wrong.
+
+    right: bool (N,), whether the base model is right; values: float (N,), decision values, NaN where a class was
+    skipped (those examples count nowhere but in the per-example entries); ys: int (N,).
+    Returns a dict: accuracy, balanced_accuracy (floats, NaN without examples), confusion_matrix int64 (2, 2) (rows:
+    base model wrong, right; columns: SVM says wrong, right), indiv_accs float64 (num_classes,), NaN where skipped or
+    absent, ytrue and ypred int64 (N,), decision_values float64 (N,).
+    """
+    says_right = np.isnan(values) | (values > 0)
+    judged = ~np.isnan(values)
+    agree = right == says_right
+    confusion = np.bincount(2 * right[judged] + says_right[judged], minlength=4).reshape(2, 2)
+    counts = np.bincount(ys[judged], minlength=num_classes)
+    agreed = np.bincount(ys[judged], weights=agree[judged], minlength=num_classes)
+    return {
+        "accuracy": float(agree[judged].mean()) if judged.any() else float("nan"),
+        "balanced_accuracy": float(balanced_accuracy(right[judged], says_right[judged])),
+        "confusion_matrix": confusion,
+        "indiv_accs": np.divide(agreed, counts, out=np.full(num_classes, np.nan), where=counts > 0),
+        "ytrue": right.astype(np.int64),
+        "ypred": says_right.astype(np.int64),
+        "decision_values": values,
+    }
+
+
+def _hidden_layers(svm_args):
+    """The widths of the network's hidden layers that `svm_args` asks for: one, or none for logistic regression."""
+    unknown = sorted(set(svm_args) - {"hidden_layer_size", "first_layer"})
+    if unknown:
+        raise UserError(f"unknown svm_args {', '.join(unknown)}; choose from hidden_layer_size, first_layer")
+    return (int(svm_args.get("hidden_layer_size", 100)),) if svm_args.get("first_layer", True) else ()
+
+
+def _in_processes(recipe, problems, count, jobs):
+    """`fit_classes` of the iterable `problems`, spread over `jobs` processes in their order."""
+    workers = min(effective_n_jobs(jobs), count)
+    if workers <= 1:
+        return fit_classes(recipe, problems)
+    size = max(1, min(CLASSES_PER_TASK, count // (4 * workers)))
+    tasks = (
+        delayed(fit_classes)(recipe, [next(problems) for _ in range(min(size, count - start))])
+        for start in range(0, count, size)
+    )
+    # Rows are sent, not memory-mapped (max_nbytes): each is read once, by one worker.
+    return [fit for fits in Parallel(workers, backend="loky", batch_size=1, max_nbytes=None)(tasks) for fit in fits]
+
+
+def _members(ys, num_classes):
+    """Indices of every class's examples, in their order."""
+    order = np.argsort(ys, kind="stable")
+    return np.split(order, np.searchsorted(ys[order], np.arange(1, num_classes)))
+
+
+def _reason_to_skip(right, cv):
+    """Why a class with these outcomes cannot be fitted in `cv` folds, or None."""
+    total, rights = len(right), int(right.sum())
+    wrongs = total - rights
+    if total == 0:
+        return "no validation images"
+    if wrongs == 0:
+        return f"no errors among {_plural(total, 'validation image')}"
+    if rights == 0:
+        return f"only errors among {_plural(total, 'validation image')}"
+    if wrongs < cv:
+        return f"{_plural(wrongs, 'error')}, fewer than cv = {cv}"
+    if rights < cv:
+        return f"{_plural(rights, 'correct prediction')}, fewer than cv = {cv}"
+    return None
+
+
+def _plural(count, noun):
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def _chunks(latents):
+    step = max(1, CHUNK_NUMBERS // max(1, latents.shape[1]))
+    return [slice(start, start + step) for start in range(0, len(latents), step)]
+
+
+def _to_numpy(array):
+    """A view of `array` (tensor, memory map, anything array-like) in NumPy; copied only from a GPU or bfloat16."""
+    if isinstance(array, torch.Tensor):
+        array = array.detach().cpu()
+        return (array.float() if array.dtype == torch.bfloat16 else array).numpy()
+    return np.asarray(array)
+
+
+def _to_rows(latents, name):
+    latents = _to_numpy(latents)
+    if latents.ndim != 2 or latents.dtype.kind not in "fiu":
+        raise UserError(f"{name} are {latents.dtype} of shape {latents.shape}; give numbers of shape (examples, d)")
+    return latents
+
+
+def _to_labels(labels, name):
+    labels = _to_numpy(labels)
+    if labels.ndim != 1 or labels.dtype.kind not in "iub":
+        raise UserError(f"{name} are {labels.dtype} of shape {labels.shape}; give integers of shape (examples,)")
+    return labels.astype(np.int64)
+
+
+def _check_lengths(**arrays):
+    if len({len(array) for array in arrays.values()}) > 1:
+        lengths = ", ".join(f"{name} {len(array)}" for name, array in arrays.items())
+        raise UserError(f"the numbers of examples disagree ({lengths}); give one row per example, all of one split")
+
+
+def _check_range(ys, num_classes, remedy):
+    outside = ys[(ys < 0) | (ys >= num_classes)]
+    if len(outside):
+        raise UserError(f"label {outside[0]} is outside 0..{num_classes - 1} ({len(outside)} such); {remedy}")
+
+
+def _check_finite(latents, name="latents"):
+    if latents.dtype.kind == "f":
+        bad = sum(int((~np.isfinite(latents[rows]).all(axis=1)).sum()) for rows in _chunks(latents))
+        if bad:
+            raise UserError(
+                f"{bad} of {len(latents)} rows of {name} hold nan or infinity; compute the embeddings again, "
+                "or leave those images out"
+            )

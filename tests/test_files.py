@@ -1,0 +1,88 @@
+import os
+import pickle
+
+import numpy as np
+import pytest
+import torch
+
+from src.errors import UserError, entry_point
+from src.files import atomic_path, check_writable, create_npy, load_pt, save_pt, write_csv
+
+
+def test_what_is_saved_is_loaded_again(tmp_path):
+    save_pt({"a": torch.arange(3), "b": [1, "x"]}, tmp_path / "deep" / "x.pt")
+    content = load_pt(tmp_path / "deep" / "x.pt", "file")
+    assert content["a"].tolist() == [0, 1, 2]
+    assert content["b"] == [1, "x"]
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
+    (tmp_path / "x.csv").write_text("old")
+
+    def rows():
+        yield [1]
+        raise OSError("no space")
+
+    with pytest.raises(OSError, match="no space"):
+        write_csv(tmp_path / "x.csv", ["a"], rows())
+    assert os.listdir(tmp_path) == ["x.csv"]
+    assert (tmp_path / "x.csv").read_text() == "old"
+
+
+class _Hostile:
+    def __reduce__(self):
+        return os.system, ("touch /tmp/pwned_by_a_pickle",)
+
+
+@pytest.mark.parametrize("protocol", ["torch", "pickle"])
+def test_a_pickle_that_runs_code_is_refused_and_not_run(tmp_path, protocol):
+    path = tmp_path / "hostile.pt"
+    if protocol == "torch":
+        torch.save({"x": _Hostile()}, path)
+    else:
+        path.write_bytes(pickle.dumps(_Hostile()))
+    with pytest.raises(UserError, match=r"index file .*hostile\.pt .*could run code"):
+        load_pt(path, "index file")
+    assert not os.path.exists("/tmp/pwned_by_a_pickle")
+
+
+def test_truncated_and_missing_files_are_named(tmp_path):
+    save_pt({"a": torch.zeros(1000)}, tmp_path / "x.pt")
+    whole = (tmp_path / "x.pt").read_bytes()
+    for size in (0, 10, len(whole) // 2, len(whole) - 20):
+        (tmp_path / "cut.pt").write_bytes(whole[:size])
+        with pytest.raises(UserError, match=r"checkpoint .*cut\.pt"):
+            load_pt(tmp_path / "cut.pt", "checkpoint")
+    with pytest.raises(UserError, match="does not exist"):
+        load_pt(tmp_path / "none.pt", "checkpoint")
+
+
+def test_places_that_cannot_be_written_are_refused_before_anything_is_made(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="not a folder"):
+        check_writable(tmp_path / "file" / "x.pt")
+    with pytest.raises(UserError, match="it is a folder"):
+        check_writable(tmp_path)
+    with pytest.raises(UserError), atomic_path("/proc/nothing/x.pt"):
+        pass
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_a_full_disk_is_one_sentence_and_exit_code_2(capsys):
+    @entry_point
+    def main():
+        with open("/dev/full", "w") as stream:
+            stream.write("x" * 100)
+
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 2
+    assert "disk is full" in capsys.readouterr().err
+
+
+def test_a_new_npy_file_takes_its_place_on_disk(tmp_path):
+    array = create_npy(tmp_path / "x.npy", (1000, 10))
+    array[:] = 3
+    array.flush()
+    assert os.stat(tmp_path / "x.npy").st_blocks * 512 >= array.nbytes
+    assert np.load(tmp_path / "x.npy").sum() == 30_000
