@@ -13,7 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from .errors import UserError
-from .ffcv_threads import ffcv  # noqa: F401 (sets ffcv's threads before its parts are imported)
+from .ffcv_setup import ffcv  # noqa: F401 (first: it changes how ffcv behaves)
 
 # isort: split
 from ffcv.fields import IntField, NDArrayField, RGBImageField

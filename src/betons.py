@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from .errors import UserError
-from .ffcv_threads import ffcv  # noqa: F401 (sets ffcv's threads before its parts are imported)
+from .ffcv_setup import ffcv  # noqa: F401 (first: it changes how ffcv behaves)
 
 # isort: split
 from ffcv.fields import NDArrayField, RGBImageField, TorchTensorField

@@ -11,7 +11,7 @@ import torch
 
 from .augmentation import AUGMENTATIONS, augment, epoch_key
 from .errors import UserError
-from .ffcv_threads import ffcv  # noqa: F401 (sets ffcv's threads before its parts are imported)
+from .ffcv_setup import ffcv  # noqa: F401 (first: it changes how ffcv behaves)
 
 # isort: split
 from ffcv.fields.decoders import (
@@ -88,9 +88,8 @@ class Loader:
             order=order,
             seed=epoch_key(seed, 0) >> 1,
             indices=split.indices,
-            pipelines=self._pipelines(fields, decoder, imgsz, device, seed),
+            pipelines=self._pipelines(fields, decoder, imgsz, device),
             drop_last=drop_last,
-            recompile=decoder == "random_resized_crop",  # its random numbers are compiled in
         )
         # FFCV delivers fields in the beton's order.
         self._delivered = [field for field in split.beton.fields if field in self._wanted(fields)]
@@ -108,8 +107,7 @@ class Loader:
     def __iter__(self):
         self._ffcv.next_epoch = self.epoch
         key = epoch_key(self.seed, self.epoch)
-        if isinstance(self._decoder, _SeededRandomResizedCrop):
-            self._decoder.key = key
+        self._ffcv.key = key
         self.epoch += 1
         for values in self._ffcv:
             fields = dict(zip(self._delivered, values, strict=True))
@@ -136,15 +134,14 @@ class Loader:
         # Augmentation is keyed by index.
         return {*fields, "index"} if "image" in fields else set(fields)
 
-    def _pipelines(self, fields, decoder, imgsz, device, seed):
+    def _pipelines(self, fields, decoder, imgsz, device):
         to_device = [ToDevice(device)] if device.type == "cuda" else []
         pipelines = dict.fromkeys(self.split.beton.fields)
         for field in self._wanted(fields) - {"image"}:
             handler = self.split.beton.reader.handlers[field]
             pipelines[field] = [handler.get_decoder_class()(), ToTensor(), *to_device]
         if "image" in fields:
-            self._decoder = _DECODERS[decoder](imgsz)
-            pipelines["image"] = [self._decoder, ToTensor(), *to_device]
+            pipelines["image"] = [_DECODERS[decoder](imgsz), ToTensor(), *to_device]
         return pipelines
 
 
@@ -170,15 +167,14 @@ class _WholeImage(ResizedCropRGBImageDecoder):
 
 
 class _SeededRandomResizedCrop(RandomResizedCropRGBImageDecoder):
-    """FFCV's random crop, with numbers that depend on the key and the place of the image in the file alone."""
-
-    key = 0
+    """FFCV's random crop, with numbers that depend on the epoch's key and the image's place in the file alone."""
 
     def generate_code(self):
-        read, key = self.memory_read, np.uint64(self.key)
+        read = self.memory_read
 
         def seeded_read(address, state):
-            np.random.seed((address * np.uint64(0x9E3779B97F4A7C15) + key) >> np.uint64(32))  # noqa: NPY002 (numba's)
+            key = state[1][-1]  # see _FFCVLoader
+            np.random.seed((address * np.uint64(0x9E3779B97F4A7C15) ^ key) >> np.uint64(32))  # noqa: NPY002 (numba's)
             return read(address, state)
 
         self.memory_read = Compiler.compile(seeded_read)
@@ -196,12 +192,21 @@ _DECODERS = {
 
 
 class _FFCVLoader(FFCVLoader):
-    """FFCV's loader, whose epochs pass on an error of the decoding thread instead of waiting forever."""
+    """FFCV's loader, whose epochs pass on an error of the decoding thread instead of waiting forever.
+
+    `key` reaches compiled decoders as the last of the sorted addresses of the file's blocks, beyond any real one: the
+    only numbers that FFCV hands to them anew in every epoch.
+    """
+
+    key = 0
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self._addresses = self.memory_manager.ptrs
 
     def __iter__(self):
         order = self.next_traversal_order()[: len(self) * self.batch_size]
-        if self.recompile:
-            self.generate_code()
+        self.memory_manager.ptrs = np.append(self._addresses, np.uint64((1 << 63) | (self.key << 31)))
         return _Epoch(self, order)
 
 

@@ -54,9 +54,7 @@ def write_starter_config(sources, folder, name):
     Mean and deviation are measured on up to 2,000 training images. Raises `UserError` without train and test (or val).
     """
     if "train" not in sources or not {"test", "val"} & set(sources):
-        raise UserError(
-            f"there is no train and test split in {folder} to write the config {name}.yaml for"
-        )
+        raise UserError(f"there is no train and test split in {folder} to write the config {name}.yaml for")
     train = sources["train"]
     beton = open_beton(Path(folder) / f"{name}_train.beton")
     mean, std = _pixel_statistics(train)
