@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from src.checkpoints import load_checkpoint
-from src.config_parsing import SVMConfig, load_dataset_config, load_svm_config, owns_override
+from src.config_parsing import load_dataset_config, load_svm_config, split_overrides
 from src.devices import resolve_device
 from src.embeddings import EmbeddingCache, make_embedding
 from src.errors import UserError, entry_point
@@ -52,11 +52,11 @@ def parse_arguments(argv=None):
 def main(argv=None):
     args = parse_arguments(argv)
     device = resolve_device(args.device)
-    svm_overrides = [override for override in args.override if owns_override(SVMConfig, override)]
+    overrides, svm_overrides = split_overrides(args.override)
     if args.mlp_size:
         svm_overrides.append(f"svm_args.hidden_layer_size={args.mlp_size}")
     svm_config = load_svm_config(args.svm_config, svm_overrides)
-    config = load_dataset_config(args.config, [item for item in args.override if item not in svm_overrides])
+    config = load_dataset_config(args.config, overrides)
     condition = chosen_condition(args, config)
     files = OutputFiles.named(args.out_file)
     check_writable(files.result)

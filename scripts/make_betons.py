@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from src.beton_writer import ImageOptions
 from src.errors import UserError, entry_point
 from src.image_sources import cifar_sources, folder_sources, group_classes, manifest_sources
-from src.make_betons import write_scenes, write_splits, write_starter_config
+from src.make_betons import leave_out_broken, write_scenes, write_splits, write_starter_config
 from src.scenes import KINDS, VALIDATIONS, Plant, SceneSetting, planted_setting
 
 
@@ -75,7 +75,9 @@ def main(argv=None):
         written = write_scenes(scene_setting(args), args.out, name, options, args.workers)
     else:
         sources = image_sources(args)
-        written = write_splits(sources, args.out, name, options, args.skip_broken, args.workers)
+        if args.skip_broken:
+            sources = leave_out_broken(sources, args.out, name, args.workers)
+        written = write_splits(sources, args.out, name, options, args.workers)
     for split, count in written.items():
         print(f"{Path(args.out) / f'{name}_{split}.beton'}: {count:,} images")
     if args.source in ("folder", "manifest"):

@@ -151,9 +151,20 @@ def load_svm_config(path, overrides=()):
     return _load(SVMConfig, path, overrides)
 
 
-def owns_override(model, override):
-    """Whether the first word of an override such as `svm_args.cv=5` is an option of `model`."""
-    return override.split("=")[0].split(".")[0] in model.model_fields
+def split_overrides(overrides):
+    """Overrides for the two configs of train_svms.py: those of the dataset config and those of the SVM config."""
+    of_dataset, of_svm = _known_keys(DatasetConfig), _known_keys(SVMConfig)
+    split = {"dataset": [], "svm": []}
+    for override in overrides:
+        key = override.split("=")[0]
+        section = key.split(".")[0]
+        if section not in of_dataset | of_svm:
+            near = _nearest(key, of_dataset | of_svm)
+            raise UserError(
+                f"--override {override}: no config has the key {key}" + (f"; did you mean {near}?" if near else "")
+            )
+        split["svm" if section in of_svm else "dataset"].append(override)
+    return split["dataset"], split["svm"]
 
 
 def _load(model, path, overrides):

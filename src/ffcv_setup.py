@@ -1,7 +1,7 @@
 """Importing ffcv, with three of its habits changed. Every module that uses ffcv imports it through this one.
 
-Threads: ffcv calls `torch.set_num_threads(num_workers)` on import, for every loader and for every epoch, so that with one
-decoding worker torch would compute on one core. ffcv's own threads are numba's; these alone are set here.
+Threads: ffcv calls `torch.set_num_threads(num_workers)` on import, for every loader and for every epoch, so that with
+one decoding worker torch would compute on one core. ffcv's own threads are numba's; these alone are set here.
 
 Compilation: ffcv compiles its decoders anew for every loader, 1 to 4 seconds each. Here equal code is compiled once.
 

@@ -158,9 +158,9 @@ def manifest_sources(manifest, image_root=None, class_names=None, bce=False):
     if "spurious" in rows[0]:
         spurious, _ = _parse_labels(manifest, [row["spurious"] for row in rows], None, False, "spurious")
     splits = np.array([row.get("split") or "train" for row in rows])
-    for line, split in enumerate(splits, start=2):
+    for line, split in enumerate(splits.tolist(), start=2):
         if split not in SPLITS:
-            raise UserError(f"manifest {manifest} line {line}: split is {split!r}, but must be one of {SPLITS}")
+            raise UserError(f"manifest {manifest} line {line}: split is {split!r}, not one of {', '.join(SPLITS)}")
     paths = [_path_within(root, row["path"], manifest, line) for line, row in enumerate(rows, start=2)]
     everything = ImageFiles(paths, labels, class_names, spurious)
     return {split: everything.keep(np.flatnonzero(splits == split)) for split in SPLITS if (splits == split).any()}

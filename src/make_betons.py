@@ -15,28 +15,31 @@ from .scenes import SPLITS, TRUTH_COLUMNS, make_split, truth_rows
 _SAMPLE = 2000  # images that mean and deviation are measured on
 
 
-def write_splits(sources, folder, name, image_options=None, skip_broken=False, workers=-1):
+def leave_out_broken(sources, folder, name, workers=-1):
+    """The same sources without unreadable images, which are printed and listed in `NAME_SPLIT_left_out.csv`."""
+    readable = {}
+    for split, source in sources.items():
+        readable[split], broken = without_broken(source, workers)
+        if broken:
+            write_csv(Path(folder) / f"{name}_{split}_left_out.csv", ["path"], [[path] for path in broken])
+            print(f"left out {len(broken)} unreadable images of {split}: {', '.join(map(str, broken))}")
+    return readable
+
+
+def write_splits(sources, folder, name, image_options=None, workers=-1):
     """Write one beton a split, `folder/NAME_SPLIT.beton`.
 
     Args:
         sources: dict split -> image source (see `image_sources`).
-        skip_broken: leave unreadable images out, and list them in `NAME_SPLIT_left_out.csv`; else the first stops it.
 
     Returns:
         dict split -> number of examples written.
     """
     folder = Path(folder)
     check_writable(folder / f"{name}.yaml")
-    written = {}
     for split, source in sources.items():
-        if skip_broken:
-            source, broken = without_broken(source, workers)
-            if broken:
-                write_csv(folder / f"{name}_{split}_left_out.csv", ["path"], [[path] for path in broken])
-                print(f"left out {len(broken)} unreadable images of {split}: {', '.join(map(str, broken))}")
         write_beton(folder / f"{name}_{split}.beton", source, image_options or ImageOptions(), workers)
-        written[split] = len(source)
-    return written
+    return {split: len(source) for split, source in sources.items()}
 
 
 def write_scenes(setting, folder, name="scenes", image_options=None, workers=-1):

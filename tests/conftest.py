@@ -41,7 +41,7 @@ SCENES_CONFIG = {
     "std": [60.0, 60.0, 60.0],
     "batch_size": 64,
     "train_aug": "cifar_train_aug",
-    "training": {"epochs": 3, "lr": 0.1, "lr_scheduler": {"type": "cyclic", "lr_peak_epoch": 1}},
+    "training": {"epochs": 8, "lr": 0.2, "lr_scheduler": {"type": "cyclic", "lr_peak_epoch": 2}},
 }
 
 
