@@ -52,10 +52,10 @@ def test_same_seed_same_batches_and_a_new_order_in_every_epoch(split):
     def epochs(seed, first=0, count=2):
         loader = make_loader(split, config(train_aug="cifar_train_aug"), CPU, train=True, seed=seed)
         loader.epoch = first
-        return [[batch for batch in loader] for _ in range(count)]
+        return [list(loader) for _ in range(count)]
 
     one, same, other = epochs(5), epochs(5), epochs(6)
-    for a, b in zip(sum(one, []), sum(same, []), strict=True):
+    for a, b in zip(one[0] + one[1], same[0] + same[1], strict=True):
         assert torch.equal(a.image, b.image)
         assert torch.equal(a.index, b.index)
     assert not torch.equal(one[0][0].index, one[1][0].index)

@@ -107,8 +107,8 @@ def test_a_second_run_reads_the_embeddings_and_agrees(result, scenes_folder, tra
     monkeypatch.setattr("src.embeddings.predict", lambda *_, **__: pytest.fail("the model ran again"))
     train_svms.main([
         "-c", str(scenes_folder / "config.yaml"), "-s", LATENT, "--root", str(scenes_folder),
-        "--model-path", str(trained_run / "checkpoints" / "checkpoint_last.pt"), "--out-file", str(tmp_path / "again.pt"),
-        "--override", "svm_args.cv=3", "--jobs", "1",
+        "--model-path", str(trained_run / "checkpoints" / "checkpoint_last.pt"),
+        "--out-file", str(tmp_path / "again.pt"), "--override", "svm_args.cv=3", "--jobs", "1",
     ])  # fmt: skip
     again, first = load(tmp_path / "again.pt"), load(f"{result}.pt")
     assert torch.equal(again["test_metrics"]["preds"], first["test_metrics"]["preds"])
@@ -218,7 +218,8 @@ def test_ffcv_main_refuses_and_leaves_nothing(scenes_folder, tmp_path, capsys, w
 @pytest.fixture
 def svm_words(scenes_folder, trained_run, tmp_path):
     return ["-c", scenes_folder / "config.yaml", "-s", LATENT, "--root", scenes_folder, "--jobs", "1",
-            "--model-path", trained_run / "checkpoints" / "checkpoint_last.pt", "--out-file", tmp_path / "x.pt"]  # fmt: skip
+            "--model-path", trained_run / "checkpoints" / "checkpoint_last.pt",
+            "--out-file", tmp_path / "x.pt"]  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -174,7 +174,7 @@ def test_a_checkpoint_of_another_architecture_is_refused(small, tmp_path):
     model = build_model("cifar_resnet", "resnet10thin", 4)
     names = {"arch_type": "cifar_resnet", "arch": "resnet10thin", "num_classes": 4}
     save_pt({"build_params": names, "state_dict": model.state_dict()}, tmp_path / "x.pt")
-    with pytest.raises(UserError, match="with 4 outputs, but the config asks for .* with 8 outputs"):
+    with pytest.raises(UserError, match=r"with 4 outputs, but the config asks for .* with 8 outputs"):
         load_checkpoint(tmp_path / "x.pt", small[0])
     save_pt({"build_params": {**names, "arch": "resnet18"}, "state_dict": model.state_dict()}, tmp_path / "y.pt")
     with pytest.raises(UserError, match="do not fit a cifar_resnet resnet18"):

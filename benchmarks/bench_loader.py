@@ -1,0 +1,143 @@
+"""Images a second: FFCV with our augmentation against a torch DataLoader with torchvision's, on the same images.
+
+    python benchmarks/bench_loader.py
+
+CIFAR-sized raw images with flip, shift and cutout, and 256-pixel JPEGs with random crops; delivered normalised on each
+device that there is. The first epoch of each (compilation, worker start-up) is not timed.
+"""
+
+import argparse
+import io
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms import v2
+
+from src.beton_writer import ImageOptions, write_beton
+from src.betons import open_beton
+from src.config_parsing import DatasetConfig
+from src.image_sources import ImageArrays
+from src.loaders import make_loader
+from src.splits import Split
+from src.tables import format_table
+
+MEAN, STD = [125.3, 123.0, 113.9], [51.5, 50.8, 51.3]
+_UNIT_MEAN, _UNIT_STD = [m / 255 for m in MEAN], [s / 255 for s in STD]
+
+
+class TorchImages(Dataset):
+    """The same images for a DataLoader, as JPEG bytes or raw, decoded by Pillow and augmented by torchvision."""
+
+    def __init__(self, images, jpeg, transform):
+        self.jpeg, self.transform = jpeg, transform
+        self.images = [_jpeg(image) for image in images] if jpeg else images
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, i):
+        image = Image.open(io.BytesIO(self.images[i])).convert("RGB") if self.jpeg else Image.fromarray(self.images[i])
+        return self.transform(image), 0
+
+
+def _jpeg(image):
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "JPEG", quality=90)
+    return buffer.getvalue()
+
+
+def torchvision_augmentation(size, crop):
+    """Flip, then shift and hole, or random resized crop, as the configs' train_aug and decoder do."""
+    fill = tuple(round(m) for m in MEAN)
+    convert = [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(_UNIT_MEAN, _UNIT_STD)]
+    if crop:
+        return v2.Compose([v2.RandomResizedCrop(size), v2.RandomHorizontalFlip(), *convert])
+    hole = v2.RandomErasing(p=1.0, scale=(16 / size**2, 16 / size**2), ratio=(1, 1), value=0)
+    return v2.Compose([v2.RandomHorizontalFlip(), v2.RandomCrop(size, padding=2, fill=fill), *convert, hole])
+
+
+def smooth_images(count, size, seed=0):
+    """Random images that compress as photographs do."""
+    rng = np.random.default_rng(seed)
+    coarse = torch.from_numpy(rng.integers(0, 256, (count, 3, 8, 8)).astype(np.float32))
+    smooth = torch.nn.functional.interpolate(coarse, size=size, mode="bicubic")
+    noise = torch.from_numpy(rng.normal(0, 6, (count, 3, size, size)).astype(np.float32))
+    return (smooth + noise).clamp(0, 255).byte().permute(0, 2, 3, 1).contiguous().numpy()
+
+
+def images_per_second(epoch, count, repeats):
+    epoch()
+    times = []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        epoch()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - began)
+    return count / min(times)
+
+
+def compare(name, images, image_size, crop, device, args, folder):
+    """One row: name, device, images a second of both, ratio."""
+    jpeg = crop
+    path = folder / f"{name.split()[0]}.beton"
+    if not path.exists():
+        source = ImageArrays(images, np.zeros(len(images), int), ["a"])
+        write_beton(path, source, ImageOptions("jpg" if jpeg else "raw"))
+    config = DatasetConfig(
+        train_beton=path.name, test_beton=path.name, imgsz=image_size, arch="resnet18", arch_type="resnet",
+        num_classes=1, mean=MEAN, std=STD, batch_size=args.batch_size, num_workers=args.workers,
+        train_img_decoder="random_resized_crop" if crop else "simple",
+        train_aug="imagenet_train_aug" if crop else "cifar_train_aug",
+    )  # fmt: skip
+    ours = make_loader(Split("train", open_beton(path), np.arange(len(images))), config, device, train=True)
+    theirs = DataLoader(
+        TorchImages(images, jpeg, torchvision_augmentation(image_size, crop)),
+        args.batch_size, shuffle=True, drop_last=True, num_workers=args.workers, persistent_workers=True,
+        pin_memory=device.type == "cuda",
+    )  # fmt: skip
+
+    def torch_epoch():
+        for batch, _ in theirs:
+            batch.to(device, non_blocking=True)
+
+    def ffcv_epoch():
+        for _ in ours:
+            pass
+
+    count = len(images) // args.batch_size * args.batch_size
+    speeds = [images_per_second(epoch, count, args.repeats) for epoch in (torch_epoch, ffcv_epoch)]
+    return [name, str(device), *(f"{speed:,.0f}" for speed in speeds), f"{speeds[1] / speeds[0]:.1f}"]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--workers", type=int, default=2, help="processes of the DataLoader, threads of FFCV")
+    parser.add_argument("--batch-size", type=int, default=256)
+    parser.add_argument("--repeats", type=int, default=3, help="timed epochs, the fastest counts")
+    parser.add_argument("--small", type=int, default=20_000, help="number of 32-pixel images")
+    parser.add_argument("--large", type=int, default=2_000, help="number of 256-pixel images")
+    args = parser.parse_args()
+    devices = [torch.device("cpu"), *([torch.device("cuda")] if torch.cuda.is_available() else [])]
+    small, large = smooth_images(args.small, 32), smooth_images(args.large, 256)
+    with tempfile.TemporaryDirectory() as folder:
+        rows = [
+            compare(name, images, size, crop, device, args, Path(folder))
+            for device in devices
+            for name, images, size, crop in (("raw 32 px", small, 32, False), ("jpeg 256 px", large, 224, True))
+        ]
+    name = torch.cuda.get_device_name() if torch.cuda.is_available() else "no CUDA device"
+    print(f"{args.workers} workers, batches of {args.batch_size}, {torch.get_num_threads()} torch threads, {name}")
+    print(format_table(["images", "device", "torchvision img/s", "FFCV img/s", "ratio"], rows))
+
+
+if __name__ == "__main__":
+    main()

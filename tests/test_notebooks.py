@@ -1,0 +1,36 @@
+"""Every notebook that can run offline runs, on small data."""
+
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def execute(name, **parameters):
+    """Run a notebook with its parameters cell replaced; return the text that it printed."""
+    path = ROOT / name
+    notebook = nbformat.read(path, as_version=4)
+    (cell,) = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
+    assigned = {line.split(" = ")[0] for line in cell.source.splitlines()}
+    assert set(parameters) <= assigned
+    cell.source += "\n" + "\n".join(f"{key} = {value!r}" for key, value in parameters.items())
+    NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(path.parent)}}).execute()
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    assert not [output for output in outputs if output.output_type == "error"]
+    return "".join(output.get("text", "") for output in outputs)
+
+
+def test_the_set_up_notebooks_make_betons_and_index_files(tmp_path):
+    execute("setup_nbs/make_betons.ipynb", OUT=str(tmp_path), SCENES_PER_CLASS=20)
+    out = str(tmp_path / "split.pt")
+    printed = execute("setup_nbs/make_index_files.ipynb", BETON=str(tmp_path / "scenes_train.beton"), OUT=out)
+    assert "val_indices: 32, per class [4, 4, 4, 4, 4, 4, 4, 4]" in printed
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("*_nbs/*.ipynb")), ids=lambda path: path.name)
+def test_notebooks_are_kept_without_outputs(path):
+    notebook = nbformat.read(path, as_version=4)
+    assert not [cell for cell in notebook.cells if cell.get("outputs") or cell.get("execution_count")]
