@@ -26,9 +26,11 @@ from src.tables import format_table
 CONFIG = Path(__file__).resolve().parents[1] / "dataset_configs" / "scenes.yaml"
 SVM_CONFIG = CONFIG.parents[1] / "svm_configs" / "normalized_svm_latent_config.yaml"
 PLANTS = (
-    "correlation:circle:colour=red:0.95",
-    "rare:star:colour=white:0.97",
-    "noise:heart:background=brick:0.5:ring",
+    "correlation:star:colour=red:0.95",
+    # Blue squares are rare. They fail because blue says circle, the shape that looks like a square.
+    "rare:square:colour=blue:0.99",
+    "correlation:circle:colour=blue:0.85",
+    "noise:heart:colour=green:0.55:triangle",
 )
 
 

@@ -62,20 +62,19 @@ def save_result(files, fitter, split_entries, args, class_names, bce_threshold=N
         split_entries: dict split -> `split_metrics`.
         args: dict of what the result was made from: strings, numbers, lists and dicts.
     """
-    fitter.export(files.model)
-    stats = {"mean": fitter.mean, "std": fitter.std, "normalize": fitter.do_normalize}
+    state = fitter.state()
     result = {
         "args": args,
         "class_names": list(class_names),
-        "stats": {key: torch.from_numpy(value) if isinstance(value, np.ndarray) else value
-                  for key, value in stats.items()},
-        "cv_scores": torch.from_numpy(fitter.cv_scores),
-    }  # fmt: skip
+        "stats": {key: state[key] for key in ("mean", "std", "normalize")},
+        "cv_scores": state["cv_scores"],
+    }
     if bce_threshold is not None:
         result["bce_threshold"] = bce_threshold
     for name, entry in split_entries.items():
         result[f"{name}_metrics"] = entry
         result[f"predicted_{name}_errors"] = entry["ypred"] == 0
+    save_pt(state, files.model)
     save_pt(result, files.result)
 
 

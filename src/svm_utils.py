@@ -198,7 +198,11 @@ class SVMFitter:
     # ---- files --------------------------------------------------------------------------------------------------
 
     def export(self, path):
-        """Write the directions and all that `predict` needs to `path` (.pt; tensors, numbers, strings, lists, dicts).
+        """Write `state` to `path` (.pt)."""
+        save_pt(self.state(), path)
+
+    def state(self):
+        """The directions and all that `predict` needs, as a dict of tensors, numbers, strings, lists and dicts.
 
         Keys: method, coef (num_classes, d), intercept (num_classes,) (for "MLP": weights and biases, per class a list
         of layers, empty where skipped), mean and std (d,) (zeros and ones without whitening), normalize, C, cv_scores,
@@ -224,7 +228,7 @@ class SVMFitter:
         else:
             contents["weights"] = [[tensor(weight) for weight, _ in layers] for layers in self._layers]
             contents["biases"] = [[tensor(bias) for _, bias in layers] for layers in self._layers]
-        save_pt(contents, path)
+        return contents
 
     @classmethod
     def load(cls, path):

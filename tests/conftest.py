@@ -1,9 +1,5 @@
 """Small data that the tests share: drawn once a session, trained on once a session."""
 
-import os
-
-os.environ.setdefault("CUDA_VISIBLE_DEVICES", os.environ.get("TEST_CUDA_DEVICES", ""))
-
 from pathlib import Path
 
 import numpy as np
