@@ -1,10 +1,10 @@
 """Do the directions find what was planted? Many seeds of planted scenes, from drawing to precision on test.
 
-    python benchmarks/planted_scenes.py --kinds correlation --seeds 10 --out /tmp/planted
+    python benchmarks/planted_scenes.py --kinds correlation --seeds 10 --out results/planted
 
 For every seed and kind: betons, a base model (ffcv_main.py) and directions (train_svms.py), then for each planted
-class the share of the minority among the 10 images that come first, by decision value and by confidence. A plant is fair where
-the base model's accuracy on the minority lies between .3 and .8. Writes OUT/planted.csv, one row a planted class.
+class the share of the minority among the 10 images that come first, by decision value and by confidence. A plant is
+fair where the base model's accuracy on the minority lies between .3 and .8. Writes OUT/planted.csv, a row a plant.
 """
 
 import argparse

@@ -72,7 +72,7 @@ def minority_precision(labels, spurious, decision_values, confs, minority, top_k
     """Precision of the minority among the K lowest of each class, by decision value and by confidence.
 
     Args:
-        decision_values: (N,) of the SVM; a class without any (all NaN) is left out, as one without a minority is.
+        decision_values: (N,) of the SVM; a class without any (all NaN) is left out, as is one without a minority here.
         confs: (N,) base model's probability of the true label.
 
     Returns:
@@ -84,6 +84,8 @@ def minority_precision(labels, spurious, decision_values, confs, minority, top_k
         if not values or not len(members) or np.isnan(decision_values[members]).any():
             continue
         in_minority = np.isin(spurious[members], list(values))
+        if not in_minority.any():
+            continue
         by_svm = in_minority[np.argsort(decision_values[members], kind="stable")]
         by_confidence = in_minority[np.argsort(confs[members], kind="stable")]
         rows += [
