@@ -21,10 +21,10 @@ from src.errors import UserError, entry_point
 from src.files import check_writable, write_csv
 from src.loaders import make_loader
 from src.metrics import best_f1_threshold
-from src.minority import attribute_rates, check_spurious, minority_precision, minority_values
+from src.minority import check_spurious
 from src.splits import open_splits
-from src.svm_results import OutputFiles, save_result, split_metrics, write_split_csv
-from src.svm_utils import SVMFitter, balanced_accuracy
+from src.svm_results import OutputFiles, class_table, save_result, split_metrics, spurious_tables, write_split_csv
+from src.svm_utils import SVMFitter
 from src.tables import format_table
 
 
@@ -102,10 +102,14 @@ def main(argv=None):
     for name, entry in entries.items():
         write_split_csv(files.beside(f"{name}.csv"), entry, class_names)
 
-    print_class_table(fitter, entries, class_names, svm_config)
+    print(format_table(*class_table(fitter, entries, class_names)))
+    if svm_config.embedding == "latent":
+        print(
+            "CV scores on penultimate features are high because these features hold the model's own margin; "
+            "they are no measure of how strong a failure is."
+        )
     if args.spurious:
-        given = config.minority if condition is None else None
-        report_spurious(entries, class_names, given, files)
+        print_spurious(entries, class_names, config.minority if condition is None else None, files)
     print(f"result: {files.result}")
 
 
@@ -139,68 +143,20 @@ def cache_folder(model_path):
     return (folder.parent if folder.name == "checkpoints" else folder) / "embeddings"
 
 
-def print_class_table(fitter, entries, class_names, svm_config):
-    """Per class: how accurate the model is, how strong the failure is, and how well the direction predicts it."""
-    rows = []
-    for c, name in enumerate(class_names):
-        of_class = {split: entry["classes"] == c for split, entry in entries.items()}
-        right = {split: entries[split]["ytrue"][of_class[split]].numpy() for split in ("val", "test")}
-        says_right = entries["test"]["ypred"][of_class["test"]].numpy()
-        skipped = c in fitter.skipped
-        note = f"skipped: {fitter.skipped[c]}" if skipped else ""
-        if fitter.no_consistent_failure[c]:
-            note = "no consistent failure"
-        rows.append([
-            name,
-            *(float(right[split].mean()) if len(right[split]) else None for split in ("val", "test")),
-            float(fitter.cv_scores[c]),
-            "-" if np.isnan(fitter.C[c]) else f"{fitter.C[c]:g}",
-            "-" if skipped else f"{(says_right == 0).sum()} of {len(says_right)}",
-            None if skipped else balanced_accuracy(right["test"] == 1, says_right == 1),
-            note,
-        ])  # fmt: skip
-    test = entries["test"]
-    accuracies = [float(entries[split]["ytrue"].double().mean()) for split in ("val", "test")]
-    mean_cv = float(np.nanmean(fitter.cv_scores)) if len(fitter.skipped) < len(class_names) else None
-    rows.append(["all", *accuracies, mean_cv, "", f"{(test['ypred'] == 0).sum()} of {len(test['ypred'])}",
-                 test["balanced_accuracy"], ""])  # fmt: skip
-    header = ["class", "val acc", "test acc", "CV score", "C", "flagged (test)", "bal. acc (test)", ""]
-    print(format_table(header, rows))
-    if svm_config.embedding == "latent":
-        print(
-            "CV scores on penultimate features are high because these features hold the model's own margin; "
-            "they are no measure of how strong a failure is."
-        )
-
-
-def report_spurious(entries, class_names, given, files):
+def print_spurious(entries, class_names, given, files):
     """Print and save what the flagged images are made of, and how early the minority comes in each ordering."""
-    train = entries["train"]
-    minority = minority_values(
-        train["classes"].numpy(), train["spuriouses"].numpy(), len(class_names), given, class_names
-    )
-    rates, precisions = [], []
-    for name, entry in entries.items():
-        labels, spurious = entry["classes"].numpy(), entry["spuriouses"].numpy()
-        values, confs = entry["decision_values"].numpy(), entry["confs"].numpy()
-        rates += [
-            {"split": name, **row} for row in attribute_rates(labels, spurious, entry["ypred"].numpy() == 0, minority)
-        ]
-        precisions += [{"split": name, **row} for row in minority_precision(labels, spurious, values, confs, minority)]
-    for rows, ending, title in (
+    shown = "unlabeled" if "unlabeled" in entries else "test"
+    rates, precisions = spurious_tables(entries, class_names, given)
+    for (header, rows), ending, title in (
         (rates, "spurious.csv", "values of `spurious` in each class"),
         (precisions, "precision.csv", "precision of the minority among the K first"),
     ):
-        if not rows:
-            continue
-        named = [{**row, "class": class_names[row["class"]]} for row in rows]
-        write_csv(files.beside(ending), rows[0], [row.values() for row in named])
-        shown = "unlabeled" if "unlabeled" in entries else "test"
-        print(f"\n{title}, {shown} (all splits: {files.beside(ending)})")
-        kept = [list(row.values())[1:] for row in named if row["split"] == shown]
-        print(format_table(list(rows[0])[1:], kept))
-    if not precisions:
-        print("\nno class has a minority: no value of `spurious` is below half its class's mean frequency in train")
+        path = files.beside(ending)
+        write_csv(path, header, rows)
+        print(f"\n{title}, {shown} (all splits: {path})")
+        print(format_table(header[1:], [row[1:] for row in rows if row[0] == shown]))
+    if not precisions[1]:
+        print("no class has a minority: no value of `spurious` is below half its class's mean frequency in train")
 
 
 if __name__ == "__main__":

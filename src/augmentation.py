@@ -82,9 +82,8 @@ def augment(images, augmentation, fill, key, index):
     if augmentation.flip:
         columns = torch.where(draws[:, :1] < 0.5, width - 1 - columns, columns)
     if augmentation.cutout:
-        corner = (draws[:, 3:5] * torch.tensor([height, width], device=device).sub(augmentation.cutout - 1)).long()
-        in_rows = _within(corner[:, :1], augmentation.cutout, height)
-        in_columns = _within(corner[:, 1:], augmentation.cutout, width)
+        in_rows = _random_run(draws[:, 3:4], augmentation.cutout, height)
+        in_columns = _random_run(draws[:, 4:5], augmentation.cutout, width)
         outside = ~(in_rows[:, :, None] & in_columns[:, None, :])
         visible = outside if visible is None else visible & outside
     # One gather of whole pixels moves everything; a pixel appended at the end holds the colour of what is uncovered.
@@ -97,7 +96,8 @@ def augment(images, augmentation, fill, key, index):
     return source.index_select(0, pixels.view(-1)).view_as(images)
 
 
-def _within(start, length, size):
-    """(B, size) bool: positions in [start, start + length)."""
-    positions = torch.arange(size, device=start.device)
+def _random_run(draw, length, size):
+    """(B, size) bool: `length` positions in a row that lie in [0, size), by a (B, 1) draw."""
+    start = (draw * (size - length + 1)).long()
+    positions = torch.arange(size, device=draw.device)
     return (positions >= start) & (positions < start + length)

@@ -1,4 +1,4 @@
-"""What `train_svms.py` leaves behind: `OUT.pt`, `OUT_model.pt` and one CSV a split."""
+"""What `train_svms.py` leaves behind and shows: `OUT.pt`, `OUT_model.pt`, one CSV a split, and tables."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +8,8 @@ import torch
 
 from .errors import UserError
 from .files import save_pt, write_csv
+from .minority import attribute_rates, minority_precision, minority_values
+from .svm_path import balanced_accuracy
 
 
 @dataclass(frozen=True)
@@ -95,3 +97,70 @@ def write_split_csv(path, entry, class_names):
         columns["spurious"] = entry["spuriouses"]
     lists = [column.tolist() if isinstance(column, torch.Tensor) else column for column in columns.values()]
     write_csv(path, columns, zip(*lists, strict=True))
+
+
+def class_table(fitter, entries, class_names):
+    """Per class: how accurate the model is, how strong the failure is, and how well the direction predicts it.
+
+    Returns:
+        header and rows; the last row is over all classes.
+    """
+    rows = []
+    for c, name in enumerate(class_names):
+        of_class = {split: entries[split]["classes"] == c for split in ("val", "test")}
+        right = {split: entries[split]["ytrue"][of_class[split]].numpy() for split in of_class}
+        says_right = entries["test"]["ypred"][of_class["test"]].numpy()
+        row = [name, *(float(right[split].mean()) if len(right[split]) else None for split in right)]
+        if c in fitter.skipped:
+            rows.append([*row, None, None, None, None, f"skipped: {fitter.skipped[c]}"])
+            continue
+        rows.append(
+            [
+                *row,
+                float(fitter.cv_scores[c]),
+                "-" if np.isnan(fitter.C[c]) else f"{fitter.C[c]:g}",
+                f"{(says_right == 0).sum()} of {len(says_right)}",
+                balanced_accuracy(right["test"] == 1, says_right == 1),
+                "no consistent failure" if fitter.no_consistent_failure[c] else "",
+            ]
+        )
+    test = entries["test"]
+    scores = fitter.cv_scores[~np.isnan(fitter.cv_scores)]
+    rows.append(
+        [
+            "all",
+            *(float(entries[split]["ytrue"].double().mean()) for split in ("val", "test")),
+            float(scores.mean()) if len(scores) else None,
+            "",
+            f"{(test['ypred'] == 0).sum()} of {len(test['ypred'])}",
+            test["balanced_accuracy"],
+            "",
+        ]
+    )
+    return ["class", "val acc", "test acc", "CV score", "C", "flagged (test)", "bal. acc (test)", ""], rows
+
+
+def spurious_tables(entries, class_names, given=None):
+    """What the flagged images are made of, and how early the minority comes in each ordering, of every split.
+
+    Args:
+        entries: dict split -> `split_metrics`, with `spuriouses`.
+        given: the config's `minority`.
+
+    Returns:
+        two (header, rows), of `attribute_rates` and of `minority_precision`, with the split first.
+    """
+    train = entries["train"]
+    minority = minority_values(
+        train["classes"].numpy(), train["spuriouses"].numpy(), len(class_names), given, class_names
+    )
+    rates, precisions = [], []
+    for split, entry in entries.items():
+        labels, spurious = entry["classes"].numpy(), entry["spuriouses"].numpy()
+        flagged, values = entry["ypred"].numpy() == 0, entry["decision_values"].numpy()
+        for row in attribute_rates(labels, spurious, flagged, minority):
+            rates.append([split, class_names[row.pop("class")], *row.values()])
+        for row in minority_precision(labels, spurious, values, entry["confs"].numpy(), minority):
+            precisions.append([split, class_names[row.pop("class")], *row.values()])
+    rate_header = ["split", "class", "value", "minority", "count", "base_rate", "share_of_flagged", "flagged_share"]
+    return (rate_header, rates), (["split", "class", "k", "svm", "confidence", "base_rate"], precisions)

@@ -233,7 +233,7 @@ class SVMFitter:
     @classmethod
     def load(cls, path):
         """Read what `export` wrote; raises `UserError` for a file of another kind, naming what it lacks."""
-        remedy = "export it again with SVMFitter.export"
+        remedy = "fit it again: train_svms.py writes OUT_model.pt"
         contents = load_pt(path, "SVM model", remedy)
         has = set(contents) if isinstance(contents, dict) else set()
         method = contents["method"] if "method" in has else "SVM"

@@ -239,6 +239,13 @@ def test_train_svms_refuses_and_leaves_nothing(svm_words, tmp_path, capsys, word
     assert os.listdir(tmp_path) == []
 
 
+def test_a_beton_without_the_attribute_is_named(svm_words, scenes_folder, tmp_path, capsys):
+    images = np.random.default_rng(0).integers(0, 256, (400, 32, 32, 3), dtype=np.uint8)
+    write_beton(tmp_path / "plain.beton", ImageArrays(images, np.arange(400) % 8, list("abcdefgh")), workers=1)
+    words = [*svm_words, "--spurious", "--override", f"test_beton={tmp_path / 'plain.beton'}"]
+    assert "plain.beton has no field 'spurious'" in fails(train_svms.main, words, capsys)
+
+
 def test_damaged_weights_are_found_before_any_svm(svm_words, trained_run, tmp_path, capsys):
     content = load(trained_run / "checkpoints" / "checkpoint_last.pt")
     content["state_dict"]["fc.weight"][0, 0] = torch.nan
