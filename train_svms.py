@@ -5,6 +5,7 @@
         --model-path runs/cifar/version_0/checkpoints/checkpoint_last.pt --out-file results/cifar_svm.pt
 
 leaves results/cifar_svm.pt, cifar_svm_model.pt (the directions) and cifar_svm_{train,val,test}.csv (one row an image).
+With an SVM config of CLIP embeddings, --captions also names the failures: cifar_svm_captions.csv.
 """
 
 import argparse
@@ -13,6 +14,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from src.caption_scores import SIDES, describe_directions, extreme_latents, subpopulation_accuracy
+from src.captions import get_caption_set
 from src.checkpoints import load_checkpoint
 from src.config_parsing import load_dataset_config, load_svm_config, split_overrides
 from src.devices import resolve_device
@@ -38,6 +41,9 @@ def parse_arguments(argv=None):
     parser.add_argument("--unlabeled", action="store_true", help="also evaluate the unlabeled pool")
     parser.add_argument("--root", default=".", help="folder of the betons")
     parser.add_argument("--spurious", action="store_true", help="also count the beton's `spurious` field in each class")
+    parser.add_argument("--captions", metavar="NAME|FILE",
+                        help="describe the directions by captions of this set or YAML file")  # fmt: skip
+    parser.add_argument("--top-k", type=int, default=10, help="captions kept a class and side (default: 10)")
     parser.add_argument("--bce", action="store_true", help="the model is one of conditions (bce: true in the config)")
     parser.add_argument("--bce-class", type=int, help="number of the condition to analyse")
     parser.add_argument("--mlp-size", type=int, help="hidden_layer_size of an MLP")
@@ -63,15 +69,18 @@ def main(argv=None):
     splits = open_splits(config, args.root, args.indices_file, args.unlabeled)
     if args.spurious:
         check_spurious(splits)
-    checkpoint = load_checkpoint(args.model_path, config)
-
-    predictions, latents = evaluate(splits, checkpoint.model, config, svm_config, device, args.model_path)
     class_names, threshold = config.names, None
+    if condition is not None:
+        class_names = [f"no {config.names[condition]}", config.names[condition]]
+    caption_set = load_captions(args, svm_config, class_names) if args.captions else None
+    checkpoint = load_checkpoint(args.model_path, config)
+    embedding = make_embedding(svm_config, config, device)
+
+    predictions, latents = evaluate(splits, checkpoint.model, embedding, config, device, args.model_path)
     if condition is not None:
         val = predictions["val"]
         threshold = best_f1_threshold(val.confs[:, condition], val.labels[:, condition] == 1)
         predictions = {name: found.of_condition(condition, threshold) for name, found in predictions.items()}
-        class_names = [f"no {config.names[condition]}", config.names[condition]]
         print(f"threshold of {config.names[condition]} with the best F1 on validation: {threshold:.2f}")
 
     options = svm_config.svm_args
@@ -110,6 +119,10 @@ def main(argv=None):
         )
     if args.spurious:
         print_spurious(entries, class_names, config.minority if condition is None else None, files)
+    if caption_set:
+        rows = describe_directions(fitter, embedding.clip, caption_set, class_names, args.top_k)
+        print_captions(rows, class_names, files)
+        write_subpopulations(extreme_latents(embedding.clip, rows), entries, latents, class_names, files)
     print(f"result: {files.result}")
 
 
@@ -126,10 +139,22 @@ def chosen_condition(args, config):
     return args.bce_class
 
 
-def evaluate(splits, model, config, svm_config, device, model_path):
+def load_captions(args, svm_config, class_names):
+    """The caption set, checked against the classes before any work."""
+    if svm_config.embedding != "clip":
+        raise UserError(
+            f"--captions needs directions in CLIP's space, but {args.svm_config} says embedding: {svm_config.embedding}"
+        )
+    if args.top_k < 1:
+        raise UserError(f"--top-k {args.top_k} keeps no captions; give 1 or more")
+    caption_set = get_caption_set(args.captions)
+    caption_set.for_classes(class_names)
+    return caption_set
+
+
+def evaluate(splits, model, embedding, config, device, model_path):
     """One pass over every split: dicts split -> `Predictions` and split -> embeddings (N, d)."""
     model = model.to(device, memory_format=torch.channels_last)
-    embedding = make_embedding(svm_config, config, device)
     cache = EmbeddingCache(cache_folder(model_path), model, embedding, config, device)
     predictions, latents = {}, {}
     for name, split in splits.items():
@@ -157,6 +182,30 @@ def print_spurious(entries, class_names, given, files):
         print(format_table(header[1:], [row[1:] for row in rows if row[0] == shown]))
     if not precisions[1]:
         print("no class has a minority: no value of `spurious` is below half its class's mean frequency in train")
+
+
+def print_captions(rows, class_names, files):
+    """Save the captions of `describe_directions` and print the first three a side."""
+    header = ("class", "side", "rank", "caption", "score", "z")
+    table = [[row["class_name"], *(row[key] for key in header[1:])] for row in rows]
+    write_csv(files.beside("captions.csv"), header, table)
+    print(f"\nhardest and easiest captions (all: {files.beside('captions.csv')})")
+    shown = [[name, side, caption, z] for name, side, rank, caption, _, z in table if rank <= 3]
+    print(format_table(["class", "side", "caption", "z"], shown, left=3))
+
+
+def write_subpopulations(caption_latents, entries, latents, class_names, files):
+    """Save the model's accuracy on the images nearest to each class's hardest and easiest caption."""
+    rows = [
+        [split, class_names[row["class"]], side, row["k"], row[side], row["class_mean"]]
+        for split in ("val", "test")
+        for row in subpopulation_accuracy(
+            latents[split], entries[split]["classes"].numpy(), entries[split]["ytrue"].numpy(), caption_latents
+        )
+        for side in SIDES
+    ]
+    header = ("split", "class", "side", "k", "accuracy", "class_accuracy")
+    write_csv(files.beside("subpopulations.csv"), header, rows)
 
 
 if __name__ == "__main__":

@@ -1,14 +1,17 @@
-"""Do the directions find what was planted? Many seeds of planted scenes, from drawing to precision on test.
+"""Do the directions find what was planted, and do captions name it? Many planted settings, from drawing to test.
 
-    python benchmarks/planted_scenes.py --kinds correlation --seeds 10 --out results/planted
+    python benchmarks/planted_scenes.py --kinds correlation rare noise --seeds 4 --embeddings latent clip --out OUT
 
-For every seed and kind: betons, a base model (ffcv_main.py) and directions (train_svms.py), then for each planted
-class the share of the minority among the 10 images that come first, by decision value and by confidence. A plant is
-fair where the base model's accuracy on the minority lies between .3 and .8. Writes OUT/planted.csv, a row a plant.
+For every kind and seed: betons, a base model (ffcv_main.py) and directions (train_svms.py), then for each planted class
+the share of the minority among the 10 test images that come first, by decision value and by confidence; with clip also
+whether one of the three hardest captions names the planted attribute (of a correlation: a colour that is not the common
+one). A class is fair where the base model's accuracy on the minority lies between .3 and .8. Writes OUT/planted.csv, a
+row a class and embedding. Base models that are in OUT from an earlier call are used again.
 """
 
 import argparse
 import contextlib
+import csv
 import io
 import sys
 from pathlib import Path
@@ -23,23 +26,15 @@ from src.errors import entry_point
 from src.files import load_pt, write_csv
 from src.make_betons import write_scenes
 from src.minority import minority_precision
-from src.scenes import KINDS, planted_setting
+from src.scenes import ATTRIBUTES, KINDS, planted_setting
 from src.tables import format_table
 
 ROOT = Path(__file__).resolve().parents[1]
-HEADER = (
-    "kind",
-    "seed",
-    "class",
-    "plant",
-    "test_accuracy",
-    "minority_accuracy",
-    "fair",
-    "cv_score",
-    "svm",
-    "confidence",
-    "base_rate",
-)
+SVM_CONFIGS = {
+    "latent": ROOT / "svm_configs" / "normalized_svm_latent_config.yaml",
+    "clip": ROOT / "svm_configs" / "normalized_svm_scenes_config.yaml",
+}
+NAN = float("nan")
 
 
 @entry_point
@@ -48,65 +43,102 @@ def main():
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=["correlation"])
     parser.add_argument("--seeds", type=int, default=10, help="how many")
     parser.add_argument("--first-seed", type=int, default=0)
-    parser.add_argument("--svm-config", default=str(ROOT / "svm_configs" / "normalized_svm_latent_config.yaml"))
+    parser.add_argument("--embeddings", nargs="+", choices=SVM_CONFIGS, default=["latent"])
     parser.add_argument("--out", required=True)
     args = parser.parse_args()
     rows = []
     for kind in args.kinds:
         for seed in range(args.first_seed, args.first_seed + args.seeds):
-            rows += run_setting(kind, seed, Path(args.out) / f"{kind}_{seed}", args.svm_config)
-            print(format_table(HEADER, rows[-3:]), flush=True)
-            write_csv(Path(args.out) / "planted.csv", HEADER, rows)
-    print(format_table(*summary(rows)))
+            found = run_setting(kind, seed, Path(args.out) / f"{kind}_{seed}", args.embeddings)
+            print(format_table(list(found[0]), [row.values() for row in found], left=4), flush=True)
+            rows += found
+            write_csv(Path(args.out) / "planted.csv", rows[0], [row.values() for row in rows])
+    print(format_table(*summary(rows), left=2))
 
 
-def run_setting(kind, seed, folder, svm_config):
-    """Rows of `HEADER`, one a planted class."""
+def run_setting(kind, seed, folder, embeddings):
+    """Train and distil one setting; a dict for each of its three plants of this kind and each embedding."""
     setting = planted_setting(kind, seed)
     common = ["-c", str(ROOT / "dataset_configs" / "scenes.yaml"), "--root", str(folder)]
+    run = folder / "runs" / "base" / "version_0"
+    checkpoint = str(run / "checkpoints" / "checkpoint_last.pt")
+    rows = []
     with contextlib.redirect_stdout(io.StringIO()):
         write_scenes(setting, folder)
-        ffcv_main.main([*common, "--runs", str(folder / "runs"), "--exp-name", "base", "--seed", str(seed)])
-        run = max((folder / "runs" / "base").iterdir())
-        checkpoint = str(run / "checkpoints" / "checkpoint_last.pt")
-        train_svms.main([*common, "-s", svm_config, "--model-path", checkpoint, "--out-file", str(folder / "svm.pt")])
+        if not (run / "metrics.pt").exists():  # written when training has ended
+            ffcv_main.main([*common, "--runs", str(folder / "runs"), "--exp-name", "base", "--seed", str(seed)])
+        for embedding in embeddings:
+            out = folder / f"{embedding}.pt"
+            captions = ["--captions", "SCENES"] if embedding == "clip" else []
+            svm_config = ["-s", str(SVM_CONFIGS[embedding])]
+            train_svms.main([*common, *svm_config, "--model-path", checkpoint, "--out-file", str(out), *captions])
+            rows += [describe(kind, seed, plant, embedding, out) for plant in setting.plants if plant.kind == kind]
     for beton in folder.glob("*.beton"):
         beton.unlink()  # drawn again from the seed whenever they are wanted
-    result = load_pt(folder / "svm.pt", "SVM result")
-    test = {key: value.numpy() for key, value in result["test_metrics"].items() if hasattr(value, "numpy")}
-    planted = [{1} if name in {plant.shape for plant in setting.plants} else set() for name in result["class_names"]]
-    precision = minority_precision(
-        test["classes"], test["spuriouses"], test["decision_values"], test["confs"], planted, top_k=(10,)
-    )
-    precision = {row["class"]: row for row in precision}
-    rows = []
-    for plant in setting.plants:
-        c = result["class_names"].index(plant.shape)
-        minority = (test["classes"] == c) & (test["spuriouses"] == 1)
-        accuracy = float(test["ytrue"][minority].mean())
-        found = precision.get(c, {"svm": float("nan"), "confidence": float("nan"), "base_rate": float("nan")})
-        rows.append((
-            kind, seed, plant.shape, str(plant), float(test["ytrue"].mean()), accuracy, int(0.3 <= accuracy <= 0.8),
-            float(result["cv_scores"][c]), found["svm"], found["confidence"], found["base_rate"],
-        ))  # fmt: skip
     return rows
 
 
+def describe(kind, seed, plant, embedding, out):
+    """One row: how the base model does on a plant's minority, and how well one embedding's direction finds it."""
+    result = load_pt(out, "SVM result")
+    test = {key: value.numpy() for key, value in result["test_metrics"].items() if hasattr(value, "numpy")}
+    c = result["class_names"].index(plant.shape)
+    minority = (test["classes"] == c) & (test["spuriouses"] == 1)
+    accuracy = float(test["ytrue"][minority].mean())
+    values = [{1} if k == c else set() for k in range(len(result["class_names"]))]
+    precision = minority_precision(
+        test["classes"], test["spuriouses"], test["decision_values"], test["confs"], values, top_k=(10,)
+    )
+    found = precision[0] if precision else {"svm": NAN, "confidence": NAN, "base_rate": NAN}
+    return {
+        "kind": kind,
+        "seed": seed,
+        "plant": str(plant),
+        "embedding": embedding,
+        "test accuracy": float(test["ytrue"].mean()),
+        "minority accuracy": accuracy,
+        "fair": int(0.3 <= accuracy <= 0.8),
+        "CV score": float(result["cv_scores"][c]),
+        "P@10 SVM": found["svm"],
+        "P@10 confidence": found["confidence"],
+        "base rate": found["base_rate"],
+        "caption names it": names_it(plant, out) if embedding == "clip" else NAN,
+    }
+
+
+def names_it(plant, out):
+    """1 where one of the three hardest captions of the plant's class names what sets its minority apart, else 0."""
+    with open(out.with_name(f"{out.stem}_captions.csv"), newline="") as stream:
+        hardest = [
+            row["caption"]
+            for row in csv.DictReader(stream)
+            if (row["class"], row["side"]) == (plant.shape, "hard") and int(row["rank"]) <= 3
+        ]
+    values = {plant.value}
+    if plant.kind == "correlation":
+        values = set(ATTRIBUTES[plant.attribute]) - values
+    return float(any(set(caption.split()) & values for caption in hardest))
+
+
 def summary(rows):
-    """Per kind: settings and means, over all planted classes and over the fair ones."""
+    """Means per kind and embedding, over all planted classes and over the fair ones, and settings that reach .9."""
+    measures = ("test accuracy", "minority accuracy", "CV score", "P@10 SVM", "P@10 confidence", "base rate")
     table = []
-    for kind in dict.fromkeys(row[0] for row in rows):
-        for label, chosen in (
-            ("all", [r for r in rows if r[0] == kind]),
-            ("fair", [r for r in rows if r[0] == kind and r[6]]),
-        ):
-            seeds = sorted({row[1] for row in chosen})
-            # A seed counts where the mean over its planted classes reaches .9.
-            reached = sum(np.mean([row[8] for row in chosen if row[1] == seed]) >= 0.9 for seed in seeds)
-            means = [float(np.mean([row[k] for row in chosen])) if chosen else None for k in (4, 5, 7, 8, 9, 10)]
-            table.append([f"{kind}, {label}", len(chosen), *means, f"{reached} of {len(seeds)}"])
-    header = ["plants", "classes", "test acc", "minority acc", "CV score", "P@10 SVM", "P@10 confidence", "base rate",
-              "seeds with P@10 >= .9"]  # fmt: skip
+    for kind, embedding in dict.fromkeys((row["kind"], row["embedding"]) for row in rows):
+        of_kind = [row for row in rows if (row["kind"], row["embedding"]) == (kind, embedding)]
+        for label, chosen in (("all", of_kind), ("fair", [row for row in of_kind if row["fair"]])):
+            settings = [
+                [row for row in chosen if row["seed"] == seed] for seed in sorted({row["seed"] for row in chosen})
+            ]
+            reached = sum(np.mean([row["P@10 SVM"] for row in setting]) >= 0.9 for setting in settings)
+            named = sum(np.mean([row["caption names it"] for row in setting]) == 1 for setting in settings)
+            table.append([
+                f"{kind}, {embedding}", label, len(chosen),
+                *(float(np.mean([row[measure] for row in chosen])) if chosen else None for measure in measures),
+                f"{reached} of {len(settings)}",
+                f"{named} of {len(settings)}" if embedding == "clip" else "-",
+            ])  # fmt: skip
+    header = ["", "classes", "number", *measures, "settings with mean P@10 >= .9", "settings named in every class"]
     return header, table
 
 

@@ -10,13 +10,13 @@ import csv
 import shlex
 import sys
 import time
-from collections import defaultdict
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import ffcv_main
 import train_svms
+import visualization_utils
 from scripts import make_betons
 from src.errors import entry_point
 from src.files import load_pt
@@ -24,7 +24,10 @@ from src.scenes import Plant
 from src.tables import format_table
 
 CONFIG = Path(__file__).resolve().parents[1] / "dataset_configs" / "scenes.yaml"
-SVM_CONFIG = CONFIG.parents[1] / "svm_configs" / "normalized_svm_latent_config.yaml"
+SVM_CONFIGS = {
+    "latent": CONFIG.parents[1] / "svm_configs" / "normalized_svm_latent_config.yaml",
+    "clip": CONFIG.parents[1] / "svm_configs" / "normalized_svm_scenes_config.yaml",
+}
 PLANTS = (
     "correlation:star:colour=red:0.95",
     # Blue squares are rare. They fail because blue says circle, the shape that looks like a square.
@@ -50,13 +53,20 @@ def main(argv=None):
     run(ffcv_main.main, "ffcv_main.py", "-c", CONFIG, "--root", out, "--runs", out / "runs", "--exp-name", "scenes",
         "--seed", args.seed, *overrides)  # fmt: skip
     version = max((out / "runs" / "scenes").glob("version_*"), key=lambda path: int(path.name.split("_")[1]))
-    run(train_svms.main, "train_svms.py", "-c", CONFIG, "-s", SVM_CONFIG, "--root", out, "--unlabeled", "--spurious",
-        "--model-path", version / "checkpoints" / "checkpoint_last.pt", "--out-file", out / "scenes_svm.pt",
-        *overrides)  # fmt: skip
+    checkpoint = version / "checkpoints" / "checkpoint_last.pt"
+    for embedding, svm_config in SVM_CONFIGS.items():
+        more = ("--captions", "SCENES") if embedding == "clip" else ()
+        run(train_svms.main, "train_svms.py", "-c", CONFIG, "-s", svm_config, "--root", out, "--spurious",
+            "--model-path", checkpoint, "--out-file", out / f"scenes_{embedding}.pt", *more, *overrides)  # fmt: skip
+    run(visualization_utils.main, "visualization_utils.py", "--svm", out / "scenes_clip.pt", "--root", out,
+        "--report", out / "report.html")  # fmt: skip
 
-    print("\nWhat was planted, and what the directions flag (test):")
-    print(format_table(*planted_and_found(out)))
-    print(f"\nfinished in {time.perf_counter() - began:.0f} s")
+    print("\nWhat was planted, and what the directions found (test images):")
+    print(format_table(*planted_and_found(out), left=2))
+    print("\nHow captions name it, hardest first:")
+    print(format_table(*hardest_captions(out), left=3))
+    print(f"\nreport, to be opened in a browser: {out / 'report.html'}")
+    print(f"finished in {time.perf_counter() - began:.0f} s")
 
 
 def run(command, name, *words):
@@ -67,36 +77,42 @@ def run(command, name, *words):
 
 
 def planted_and_found(out):
-    """One row a plant: how the minority fares, the CV score, and the share of the minority among the flagged."""
-    classes = defaultdict(list)
-    for row in read_csv(out / "scenes_svm_test.csv"):
-        classes[row["class_name"]].append(row)
-    at_10 = {row["class"]: row for row in read_csv(out / "scenes_svm_precision.csv")
-             if row["split"] == "test" and row["k"] == "10"}  # fmt: skip
-    cv_scores = cv_score_by_class(out / "scenes_svm.pt")
+    """One row a plant: how the minority fares, and how much of what each embedding's direction flags belongs to it."""
+    results = {embedding: load_pt(out / f"scenes_{embedding}.pt", "SVM result") for embedding in SVM_CONFIGS}
+    precision = {embedding: precision_at_10(out / f"scenes_{embedding}_precision.csv") for embedding in SVM_CONFIGS}
     rows = []
     for plant in map(Plant.parse, PLANTS):
-        images = classes[plant.shape]
-        minority = [row for row in images if row["spurious"] == "1"]
-        flagged = [row for row in images if row["flagged"] == "1"]
-        rows.append([
-            plant.shape,
-            f"{plant.kind}, {plant.attribute} {plant.value}",
-            share(minority, "correct"),
-            cv_scores[plant.shape],
-            share(flagged, "spurious"),
-            share(images, "spurious"),
-            float(at_10[plant.shape]["svm"]) if plant.shape in at_10 else None,
-            float(at_10[plant.shape]["confidence"]) if plant.shape in at_10 else None,
-        ])  # fmt: skip
-    header = ["class", "planted", "accuracy on minority", "CV score", "minority among flagged", "base rate",
-              "precision at 10", "by confidence"]  # fmt: skip
-    return header, rows
+        row = [plant.shape, f"{plant.kind}, {plant.attribute} {plant.value}"]
+        for embedding, result in results.items():
+            c, test = result["class_names"].index(plant.shape), result["test_metrics"]
+            of_class = test["classes"] == c
+            minority, flagged = of_class & (test["spuriouses"] == 1), of_class & (test["ypred"] == 0)
+            if embedding == "latent":
+                row += [share(minority, of_class), share(test["ytrue"] == 1, minority)]
+                row += [float(precision[embedding][plant.shape]["confidence"])]
+            row += [float(result["cv_scores"][c]), share(minority, flagged)]
+            row += [float(precision[embedding][plant.shape]["svm"])]
+        rows.append(row)
+    header = ["class", "planted", "minority: base rate", "accuracy", "P@10 by confidence"]
+    for embedding in SVM_CONFIGS:
+        header += [f"{embedding}: CV score", "minority among flagged", "P@10"]
+    return [name.replace(" ", "\n") for name in header], rows
 
 
-def cv_score_by_class(result_path):
-    result = load_pt(result_path, "SVM result")
-    return dict(zip(result["class_names"], result["cv_scores"].tolist(), strict=True))
+def precision_at_10(path):
+    return {row["class"]: row for row in read_csv(path) if row["split"] == "test" and row["k"] == "10"}
+
+
+def hardest_captions(out):
+    """The three hardest captions of each planted class."""
+    rows = read_csv(out / "scenes_clip_captions.csv")
+    table = [
+        [plant.shape, f"{plant.kind}, {plant.attribute} {plant.value}", row["caption"], float(row["z"])]
+        for plant in map(Plant.parse, PLANTS)
+        for row in rows
+        if (row["class"], row["side"]) == (plant.shape, "hard") and int(row["rank"]) <= 3
+    ]
+    return ["class", "planted", "caption", "z"], table
 
 
 def read_csv(path):
@@ -104,8 +120,9 @@ def read_csv(path):
         return list(csv.DictReader(stream))
 
 
-def share(rows, column):
-    return sum(row[column] == "1" for row in rows) / len(rows) if rows else None
+def share(part, whole):
+    """Share of `part` in `whole`, both (N,) bool tensors."""
+    return float((part & whole).sum() / whole.sum()) if whole.any() else None
 
 
 if __name__ == "__main__":

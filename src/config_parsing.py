@@ -168,7 +168,7 @@ def split_overrides(overrides):
 
 
 def _load(model, path, overrides):
-    options = _read_yaml(path)
+    options = read_yaml(path, "config", "see dataset_configs/ and svm_configs/ for examples")
     for override in overrides:
         _apply_override(options, override)
     try:
@@ -196,21 +196,22 @@ _Loader.add_implicit_resolver(
 )
 
 
-def _read_yaml(path):
+def read_yaml(path, what, hint):
+    """A YAML file's mapping; `what` and `hint` word the `UserError` ("config", where to see examples)."""
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"config {path} does not exist; check the path")
+        raise UserError(f"{what} {path} does not exist; check the path")
     try:
-        options = yaml.load(path.read_text(), Loader=_Loader)
+        options = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
     except UnicodeDecodeError:
-        raise UserError(f"config {path} is not a text file; give a YAML file") from None
+        raise UserError(f"{what} {path} is not a text file; give a YAML file") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f" line {mark.line + 1}:" if mark else ""
-        raise UserError(f"config {path} is not valid YAML;{where} {getattr(error, 'problem', error)}") from None
+        raise UserError(f"{what} {path} is not valid YAML;{where} {getattr(error, 'problem', error)}") from None
     if not isinstance(options, dict):
-        what = "is empty" if options is None else "is not a mapping of keys to values"
-        raise UserError(f"config {path} {what}; see dataset_configs/ and svm_configs/ for examples")
+        state = "is empty" if options is None else "is not a mapping of keys to values"
+        raise UserError(f"{what} {path} {state}; {hint}")
     return options
 
 

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from .errors import UserError
 from .evaluation import Predictions, predict
 from .files import atomic_path, create_npy, load_pt, save_pt
 from .models.build import pretrained_torchvision
@@ -45,13 +44,26 @@ class InceptionEmbedding:
         return self.model((images - self._mean) / self._std)
 
 
+class ClipEmbedding:
+    """CLIP's image embeddings (the paper's choice)."""
+
+    def __init__(self, svm_config, config, device):
+        from .clip import CLIPProcessor  # open_clip takes seconds to import
+
+        self.clip = CLIPProcessor(config.mean, config.std, svm_config.clip_model, svm_config.clip_pretrained, device)
+        self.name = self.clip.fingerprint
+
+    def __call__(self, images, latents):
+        return self.clip.encode_images(images)
+
+
 def make_embedding(svm_config, config, device):
     """The embedding that an `SVMConfig` names."""
     if svm_config.embedding == "latent":
         return LatentEmbedding()
     if svm_config.embedding == "inception":
         return InceptionEmbedding(config, device)
-    raise UserError("embedding: clip is not there yet; use svm_configs/normalized_svm_latent_config.yaml")
+    return ClipEmbedding(svm_config, config, device)
 
 
 class _Denormalize:

@@ -12,6 +12,7 @@ from numbers import Integral
 
 import numpy as np
 
+from .captions import with_article
 from .errors import UserError
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -221,17 +222,13 @@ def draw(size, shape, colour, background, rng):
     return np.clip(np.rint(image), 0, 255).astype(np.uint8)
 
 
-def _with_article(words):
-    return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
-
-
 def caption(shape, colour, background):
     """The caption of a scene.
 
     >>> caption("star", "orange", "striped")
     'a photo of an orange star on a striped background'
     """
-    return f"a photo of {_with_article(f'{colour} {shape}')} on {_with_article(f'{background} background')}"
+    return f"a photo of {with_article(f'{colour} {shape}')} on {with_article(f'{background} background')}"
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -3,10 +3,10 @@
 from tabulate import tabulate
 
 
-def format_table(header, rows):
-    """Text of a table; floats with three decimals, NaN and None as "-"."""
+def format_table(header, rows, left=1):
+    """Text of a table, its first `left` columns flush left; floats with three decimals, NaN and None as "-"."""
     return tabulate([[_cell(value) for value in row] for row in rows], header, disable_numparse=True,
-                    colalign=["left", *["right"] * (len(header) - 1)])  # fmt: skip
+                    colalign=["left"] * left + ["right"] * (len(header) - left))  # fmt: skip
 
 
 def _cell(value):
