@@ -115,6 +115,33 @@ def test_a_second_run_reads_the_embeddings_and_agrees(result, scenes_folder, tra
     assert load(tmp_path / "again_model.pt")["cv"] == 3
 
 
+def test_directions_in_clip_space_are_named_by_captions(scenes_folder, trained_run, tmp_path, capsys):
+    svm_config = ROOT / "svm_configs" / "normalized_svm_scenes_config.yaml"
+    words = ["-c", scenes_folder / "config.yaml", "-s", svm_config, "--root", scenes_folder, "--jobs", "1",
+             "--model-path", trained_run / "checkpoints" / "checkpoint_last.pt",
+             "--out-file", tmp_path / "clip.pt"]  # fmt: skip
+    train_svms.main([str(word) for word in [*words, "--captions", "SCENES", "--top-k", 4]])
+    assert "hardest and easiest captions" in capsys.readouterr().out
+    with open(tmp_path / "clip_captions.csv", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    for name in {row["class"] for row in rows}:
+        for side, sign in (("hard", 1), ("easy", -1)):
+            of_side = [row for row in rows if (row["class"], row["side"]) == (name, side)]
+            assert [int(row["rank"]) for row in of_side] == [1, 2, 3, 4]
+            scores = [sign * float(row["score"]) for row in of_side]
+            assert scores == sorted(scores)
+            assert all(name in row["caption"] for row in of_side)
+    with open(tmp_path / "clip_subpopulations.csv", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert {row["split"] for row in rows} == {"val", "test"}
+    assert {int(row["k"]) for row in rows} == {20, 40}  # 40 images a class
+    out = ["--out-file", tmp_path / "no.pt"]
+    assert "did you mean SCENES?" in fails(train_svms.main, [*words, *out, "--captions", "SCENE"], capsys)
+    assert "embedding: latent" in fails(train_svms.main, [*words, *out, "-s", LATENT, "--captions", "SCENES"], capsys)
+    assert "no entry for the class circle" in fails(train_svms.main, [*words, *out, "--captions", "CIFAR"], capsys)
+    assert not (tmp_path / "no.pt").exists()
+
+
 def test_an_mlp_writes_the_same_files(result, scenes_folder, trained_run, tmp_path):
     mlp = str(ROOT / "svm_configs" / "normalized_mlp_base_config.yaml")
     train_svms.main([
