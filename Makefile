@@ -22,6 +22,7 @@ demo: $(STAMP)
 	.venv/bin/python scripts/demo.py
 
 test: $(STAMP)
+	bash scripts/install.sh browser
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/python -m pytest -q $(PYTEST_ARGS)

@@ -106,7 +106,7 @@ def main(argv=None):
         _, _, metrics = fitter.predict(ys=found.labels, latents=latents[name], preds=found.preds, compute_metrics=True)
         spurious = splits[name].column("spurious").astype(np.int64) if splits[name].has_spurious else None
         entries[name] = split_metrics(metrics, found, spurious, fitter.skipped)
-    made_from = {**vars(args), "dataset_config": config.model_dump(), "svm_config": svm_config.model_dump()}
+    made_from = {"args": vars(args), "dataset_config": config.model_dump(), "svm_config": svm_config.model_dump()}
     save_result(files, fitter, entries, made_from, class_names, threshold)
     for name, entry in entries.items():
         write_split_csv(files.beside(f"{name}.csv"), entry, class_names)

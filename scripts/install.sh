@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Sets the project up: the system packages that ffcv compiles against (Debian, Ubuntu), .venv, and requirements.txt in it.
 # Safe to call again: it does only what is missing. PYTHON=python3.12 chooses the interpreter.
+# `install.sh browser` installs Chromium, which only the tests need, and nothing else.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -51,6 +52,15 @@ apt_install() {
 has_apt() {
     command -v apt-get >/dev/null && command -v dpkg-query >/dev/null
 }
+
+if [ "${1:-}" = browser ]; then
+    for browser in chromium chromium-browser google-chrome; do
+        ! command -v "$browser" >/dev/null || exit 0
+    done
+    has_apt || die "there is no apt-get here, so install Chromium, which the tests of the report open it in, by hand."
+    apt_install chromium
+    exit 0
+fi
 
 if has_apt; then
     apt_install "${system_packages[@]}"

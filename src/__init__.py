@@ -5,9 +5,16 @@ Names are imported when they are first used, so that a process that needs one do
 
 import importlib
 
-_EXPORTS = {"SVMFitter": "svm_utils"}
+_EXPORTS = {
+    "CLIPProcessor": "clip",
+    "CaptionGenerator": "captions",
+    "ClipAnalyzer": "caption_scores",
+    "SVMFitter": "svm_utils",
+    "SVMProcessor": "svm_processor",
+    "get_caption_set": "captions",
+}
 
-__all__ = ["SVMFitter"]
+__all__ = sorted(_EXPORTS)
 
 
 def __getattr__(name):

@@ -201,7 +201,7 @@ class ClipAnalyzer:
     """
 
     def __init__(self, proc, svm_model, caption_set, class_names=None, clip=None, device="auto"):
-        svm_config = proc.result["args"]["svm_config"]
+        svm_config = proc.result["svm_config"]
         if svm_config["embedding"] != "clip":
             raise UserError(
                 f"captions need directions in CLIP's space, and these are in {svm_config['embedding']!r}; "
@@ -211,7 +211,7 @@ class ClipAnalyzer:
         self.class_names = list(proc.result["class_names"] if class_names is None else class_names)
         self.caption_set = get_caption_set(caption_set) if isinstance(caption_set, str | Path) else caption_set
         self.generators = self.caption_set.for_classes(self.class_names)
-        self.clip = _make_clip(svm_config, proc.result["args"]["dataset_config"], device) if clip is None else clip
+        self.clip = _make_clip(svm_config, proc.result["dataset_config"], device) if clip is None else clip
 
     def get_svm_style_top_K(self, target_c, caption_type="all", K=10):  # the published name
         """The `K` hardest and easiest captions of class `target_c`, the most extreme first.

@@ -56,17 +56,17 @@ def split_metrics(fitter_metrics, predictions, spurious, skipped):
     return {**entry, "skipped_classes": {str(c): reason for c, reason in skipped.items()}}
 
 
-def save_result(files, fitter, split_entries, args, class_names, bce_threshold=None):
+def save_result(files, fitter, split_entries, made_from, class_names, bce_threshold=None):
     """Write `OUT.pt` and `OUT_model.pt`.
 
     Args:
         fitter: a fitted `SVMFitter`.
         split_entries: dict split -> `split_metrics`.
-        args: dict of what the result was made from: strings, numbers, lists and dicts.
+        made_from: dict of the command line (`args`), `dataset_config` and `svm_config`, each a dict.
     """
     state = fitter.state()
     result = {
-        "args": args,
+        **made_from,
         "class_names": list(class_names),
         "stats": {key: state[key] for key in ("mean", "std", "normalize")},
         "cv_scores": state["cv_scores"],

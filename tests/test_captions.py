@@ -427,8 +427,8 @@ def test_the_extremes_of_the_rows_are_embedded_for_the_subpopulations(fitter, mi
 
 
 def result(embedding="clip"):
-    args = {"svm_config": {"embedding": embedding}, "dataset_config": {}}
-    return SimpleNamespace(result={"args": args, "class_names": CLASSES})
+    result = {"svm_config": {"embedding": embedding}, "dataset_config": {}, "class_names": CLASSES}
+    return SimpleNamespace(result=result)
 
 
 def test_the_analyzer_gives_the_top_captions_of_a_result(fitter, write, tmp_path):

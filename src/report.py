@@ -1,0 +1,358 @@
+"""The report: one HTML file that shows a result to a person, self-contained and usable without a network.
+
+The numbers of the page are computed here from arrays; how it looks is in templates/.
+"""
+
+import base64
+import csv
+import hashlib
+import io
+import math
+import shlex
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import jinja2
+import numpy as np
+import yaml
+from markupsafe import Markup
+from PIL import Image
+
+from .errors import UserError
+from .files import atomic_path, check_writable
+from .minority import attribute_rates, minority_precision, minority_values
+from .svm_processor import MissingBeton, SVMProcessor, ends
+
+TEMPLATES = Path(__file__).parent / "templates"
+IMAGE_BUDGET = 18_000_000  # bytes of base64 in the page; with the text of 1,000 classes it stays below 30 MB
+MOST_BYTES, LARGEST_SIDE, SMALLEST_SIDE = 20_000, 256, 24  # of one image: bytes, pixels, pixels
+MOST_SECTIONS = 1000
+
+
+# ---- what the page says of a class ------------------------------------------------------------------------------
+
+
+@dataclass
+class Thumbnail:
+    """An image of a gallery with what is said below it; `uri` is a data URI."""
+
+    uri: str
+    width: int
+    height: int
+    decision_value: float
+    conf: float
+    pred_name: str
+    right: bool
+
+
+@dataclass
+class ClassSummary:
+    """One class on the chosen split; shares lie in 0..1 and are NaN where there is nothing to count.
+
+    Attributes:
+        number, name: of the class; the page uses numbers for anchors, because names may hold anything.
+        count, accuracy: of its examples, and the base model's on them.
+        cv_score: NaN where skipped.
+        skipped: why there is no direction, or "".
+        flagged: share of the examples with a decision value at or below 0.
+        flagged_accuracy: base model's on the flagged.
+        errors_flagged: share of the base model's errors that are flagged.
+        deciles: list of (accuracy, number of examples), hardest tenth first.
+        attributes: dicts of `attribute_rates` with `accuracy`, where `spurious` is known.
+        precision: dicts of `minority_precision`.
+        captions: dict side (hard, easy) -> rows of OUT_captions.csv by rank.
+        subpopulations: dicts with k, class_accuracy, hard, easy, from OUT_subpopulations.csv.
+        hardest, easiest: lists of `Thumbnail`.
+    """
+
+    number: int
+    name: str
+    count: int
+    accuracy: float
+    cv_score: float
+    skipped: str
+    flagged: float = math.nan
+    flagged_accuracy: float = math.nan
+    errors_flagged: float = math.nan
+    deciles: list = field(default_factory=list)
+    attributes: list = field(default_factory=list)
+    precision: list = field(default_factory=list)
+    captions: dict = field(default_factory=lambda: {"hard": [], "easy": []})
+    subpopulations: list = field(default_factory=list)
+    hardest: list = field(default_factory=list)
+    easiest: list = field(default_factory=list)
+
+    @property
+    def verdict(self):
+        """The failure is "consistent", "not consistent", or the class "skipped"."""
+        if self.skipped:
+            return "skipped"
+        return "consistent" if self.cv_score > 0.5 else "not consistent"
+
+
+def accuracy_by_decile(decision_values, right):
+    """Accuracy of the base model in each tenth of a class, hardest first.
+
+    Args:
+        decision_values: (n,); right: (n,), 1 where the base model is right.
+
+    Returns:
+        list of (accuracy, number of examples): ten, or n where there are fewer; sizes differ by at most one.
+    """
+    ordered = np.asarray(right, float)[np.argsort(decision_values, kind="stable")]
+    parts = np.array_split(ordered, min(10, len(ordered))) if len(ordered) else []
+    return [(float(part.mean()), len(part)) for part in parts]
+
+
+def summarise_classes(proc, split):
+    """A `ClassSummary` of every class, in the order of their numbers; galleries and captions are left empty."""
+    metrics = proc.metrics(split)
+    right, flagged, values = metrics["ytrue"] == 1, metrics["ypred"] == 0, metrics["decision_values"]
+    summaries = []
+    for c, name in enumerate(proc.class_names):
+        members = proc.ordering(c, split, "confidence")
+        summary = ClassSummary(c, name, len(members), _mean(right[members]), float(proc.cv_scores[c]),
+                               proc.skipped.get(c, ""))  # fmt: skip
+        if not summary.skipped:
+            summary.flagged = _mean(flagged[members])
+            summary.flagged_accuracy = _mean(right[members][flagged[members]])
+            summary.errors_flagged = _mean(flagged[members][~right[members]])
+            summary.deciles = accuracy_by_decile(values[members], right[members])
+        summaries.append(summary)
+    return summaries
+
+
+def _mean(values):
+    return float(np.mean(values)) if len(values) else math.nan
+
+
+def add_minority(summaries, proc, split):
+    """Fill in `attributes` and `precision` where the result knows `spurious`."""
+    metrics = proc.metrics(split)
+    if not {"train", split} <= set(proc.splits) or "spuriouses" not in metrics:
+        return
+    train = proc.metrics("train")
+    labels, spurious, right = metrics["classes"], metrics["spuriouses"], metrics["ytrue"] == 1
+    given = None if proc.dataset_config.get("bce") else proc.dataset_config.get("minority")
+    minority = minority_values(train["classes"], train["spuriouses"], proc.num_classes, given, proc.class_names)
+    for row in attribute_rates(labels, spurious, metrics["ypred"] == 0, minority):
+        accuracy = _mean(right[(labels == row["class"]) & (spurious == row["value"])])
+        summaries[row["class"]].attributes.append({**row, "accuracy": accuracy})
+    for row in minority_precision(labels, spurious, metrics["decision_values"], metrics["confs"], minority):
+        summaries[row["class"]].precision.append(row)
+
+
+# ---- captions and their subpopulations, where train_svms.py wrote them --------------------------------------------
+
+
+def add_captions(summaries, proc, split):
+    """Fill in `captions` and `subpopulations` from the CSVs beside the result; nothing where there are none."""
+    if "captions" in proc.args and not proc.args["captions"]:
+        return  # made without captions: CSVs that are there were left by an earlier run
+    by_name = {summary.name: summary for summary in summaries}
+    for row in _read_rows(proc, "captions", {"class", "side", "rank", "caption", "score", "z"}):
+        _of_row(row, by_name, proc).captions[row["side"]].append(
+            {"rank": int(row["rank"]), "caption": row["caption"], "score": float(row["score"]), "z": float(row["z"])}
+        )
+    for summary in summaries:
+        for rows in summary.captions.values():
+            rows.sort(key=lambda row: row["rank"])
+    found = {}
+    for row in _read_rows(proc, "subpopulations", {"class", "side", "k", "accuracy", "class_accuracy"}):
+        if row.get("split", split) == split:
+            number = _of_row(row, by_name, proc).number
+            at_k = found.setdefault((number, int(row["k"])), {"class_accuracy": float(row["class_accuracy"])})
+            at_k[row["side"]] = float(row["accuracy"])
+    for (number, k), row in sorted(found.items()):
+        summaries[number].subpopulations.append({"k": k, **row})
+
+
+def _read_rows(proc, what, columns):
+    path = proc.path.with_name(f"{proc.path.stem}_{what}.csv")
+    if not path.is_file():
+        return []
+    with open(path, newline="") as stream:
+        reader = csv.DictReader(stream)
+        missing = columns - set(reader.fieldnames or ())
+        if missing:
+            raise UserError(f"{path} lacks the column {sorted(missing)[0]}; write it again with train_svms.py")
+        return list(reader)
+
+
+def _of_row(row, by_name, proc):
+    if row["class"] not in by_name:
+        raise UserError(
+            f"a CSV beside {proc.path} names the class {row['class']!r}, which the result does not have; write both "
+            "again with train_svms.py"
+        )
+    return by_name[row["class"]]
+
+
+# ---- images -----------------------------------------------------------------------------------------------------
+
+
+def images_a_side(num_classes):
+    """How many of the hardest, and of the easiest, images are shown for each class."""
+    return 16 if num_classes <= 50 else 8 if num_classes <= 200 else 4
+
+
+def add_galleries(summaries, proc, split):
+    """Fill in `hardest` and `easiest` within the page's budget of bytes.
+
+    Returns the most images of a side, their longest side in pixels, and whether the budget made any smaller or fewer.
+    Raises `MissingBeton` where there are no images.
+    """
+    metrics = proc.metrics(split)
+    shown = [summary for summary in summaries if not summary.skipped and summary.count]
+    most, largest, reduced = 0, 0, False
+    count = images_a_side(len(shown))
+    limit = min(MOST_BYTES, IMAGE_BUDGET * 3 // 4 // max(1, 2 * count * len(shown)))
+    for summary in shown:
+        for side, picked in zip(("hardest", "easiest"), ends(proc.ordering(summary.number, split), count), strict=True):
+            gallery = getattr(summary, side)
+            for position, image in zip(picked, proc.images(split, picked), strict=True):
+                small, content = encode_thumbnail(image, limit)
+                most, largest = max(most, len(gallery) + 1), max(largest, *small.size)
+                reduced |= max(small.size) < min(LARGEST_SIDE, max(image.shape))
+                gallery.append(
+                    Thumbnail(
+                        uri="data:image/webp;base64," + base64.b64encode(content).decode(),
+                        width=small.width,
+                        height=small.height,
+                        decision_value=float(metrics["decision_values"][position]),
+                        conf=float(metrics["confs"][position]),
+                        pred_name=proc.class_names[metrics["preds"][position]],
+                        right=bool(metrics["ytrue"][position]),
+                    )
+                )
+    return most, largest, reduced or count < images_a_side(1)
+
+
+def encode_thumbnail(image, limit):
+    """An image as WebP of at most `limit` bytes: as it is where that fits, else smaller.
+
+    Args:
+        image: uint8 (H, W, 3).
+
+    Returns:
+        The PIL image that was encoded, and its bytes. Below 24 pixels a side it is not made smaller, whatever it takes.
+    """
+    full = Image.fromarray(image)
+    if max(full.size) <= 64 and full.width * full.height <= limit:  # else the attempt would be in vain
+        content = _webp(full, lossless=True)
+        if len(content) <= limit:
+            return full, content
+    # Photographs take about a quarter of a byte a pixel at this quality.
+    side = min(LARGEST_SIDE, max(full.size), max(SMALLEST_SIDE, int(2 * limit**0.5)))
+    while True:
+        small = full.copy()
+        small.thumbnail((side, side), Image.Resampling.LANCZOS)
+        content = _webp(small, quality=78)
+        if len(content) <= limit or side <= SMALLEST_SIDE:
+            return small, content
+        side = max(SMALLEST_SIDE, min(side - 1, int(0.95 * side * (limit / len(content)) ** 0.5)))
+
+
+def _webp(image, **options):
+    buffer = io.BytesIO()
+    image.save(buffer, "WEBP", method=0, **options)
+    return buffer.getvalue()
+
+
+# ---- the page ---------------------------------------------------------------------------------------------------
+
+
+def write_report(result_path, out_path, root=None, split="test"):
+    """Write the report of a result as one HTML file, atomically; return its path.
+
+    result_path: `OUT.pt` of train_svms.py; OUT_captions.csv and OUT_subpopulations.csv beside it are shown as well.
+    root: folder of the betons, by default the one that the result was made with; where they are missing the report has
+    no images and says so. split: whose images and accuracies are shown.
+    Raises `UserError` for an `out_path` that cannot be written, a result that is none or has no such split, and betons
+    of another data set.
+    """
+    out_path = Path(out_path)
+    check_writable(out_path)
+    proc = SVMProcessor(result_path, root, get_unlabeled=split == "unlabeled")
+    html = render_report(proc, split)
+    with atomic_path(out_path) as temporary:
+        temporary.write_text(html, encoding="utf-8")
+    return out_path
+
+
+def render_report(proc, split):
+    """The report of an `SVMProcessor`, as a string of HTML."""
+    metrics = proc.metrics(split)
+    summaries = summarise_classes(proc, split)
+    add_minority(summaries, proc, split)
+    add_captions(summaries, proc, split)
+    strongest = sorted(summaries, key=lambda summary: -summary.cv_score if not summary.skipped else math.inf)
+    sections = strongest[:MOST_SECTIONS]
+    no_images, shown = "", (0, 0, False)
+    try:
+        shown = add_galleries(sections, proc, split)
+    except MissingBeton as error:
+        no_images = str(error)
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(number=_number, signed=_signed)
+    style, script = ((TEMPLATES / name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
+    right, flagged = metrics["ytrue"] == 1, metrics["ypred"] == 0
+    most_images, largest_side, reduced = shown
+    return environment.get_template("report.html").render(
+        style=Markup(style),
+        script=Markup(script),
+        # The page's own script, and no other, may run, whatever a class is called.
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        title=proc.path.stem,
+        result_path=str(proc.path),
+        split=split,
+        count=len(right),
+        accuracy=_mean(right),
+        flagged=_mean(flagged),
+        errors_flagged=_mean(flagged[~right]),
+        consistent=[summary for summary in strongest if summary.verdict == "consistent"],
+        classes=strongest,
+        sections=sections,
+        skipped=[summary for summary in summaries if summary.skipped],
+        no_images=no_images,
+        most_images=most_images,
+        largest_side=largest_side,
+        reduced=reduced,
+        embedding=proc.result["svm_config"]["embedding"],
+        command=command_line(proc.args),
+        configs={
+            name.replace("_", " "): yaml.safe_dump(proc.result[name], sort_keys=False, allow_unicode=True)
+            for name in ("dataset_config", "svm_config")
+        },
+    )
+
+
+def command_line(args):
+    """The call of train_svms.py that a result's `args` record, as it could be typed."""
+    words = ["python", "train_svms.py"]
+    for name, value in args.items():
+        option = "--" + name.replace("_", "-")
+        if value is None or value is False:
+            continue
+        if value is True:
+            words.append(option)
+        else:
+            for item in value if isinstance(value, list) else [value]:
+                words += [option, str(item)]
+    return shlex.join(words)
+
+
+def _number(value, digits=3):
+    """ ".983" for people: three decimals, a dash for nothing."""
+    return "\N{EN DASH}" if value is None or math.isnan(value) else f"{value:.{digits}f}"
+
+
+def _signed(value):
+    """Two decimals with a real minus sign."""
+    return f"{value:+.2f}".replace("-", "\N{MINUS SIGN}")
