@@ -14,6 +14,7 @@ import hashlib
 import json
 import logging
 import pickle
+import textwrap
 import urllib.error
 import urllib.request
 import warnings
@@ -29,6 +30,7 @@ from open_clip.transform import PreprocessCfg, center_crop_or_pad
 from torch.nn import functional as F
 from tqdm import tqdm
 
+from .caption_scores import caption_scores
 from .devices import autocast, resolve_device
 from .errors import UserError
 
@@ -125,8 +127,8 @@ class CLIPProcessor:
         if cut:
             others = f" and {len(cut) - 1} more captions" if len(cut) > 1 else ""
             warnings.warn(
-                f'the caption "{cut[0]}"{others}: longer than the {self._clip.context_length} tokens that '
-                f"{self._clip.name} reads, so cut",
+                f'the caption "{textwrap.shorten(cut[0], 80)}"{others}: longer than the '
+                f"{self._clip.context_length} tokens that {self._clip.name} reads, so cut",
                 stacklevel=2,
             )
         return np.stack([known[caption] for caption in captions])
@@ -151,10 +153,8 @@ class CLIPProcessor:
             caption tells of what the model fails on (the rank counts, the sign does not); and the captions' own
             embeddings (M, d) float32.
         """
-        latents = self.evaluate_clip_captions(captions)
-        differences = latents - self.evaluate_clip_captions([reference_caption])
-        _, scores = svm_fitter.predict(ys=np.full(len(latents), target_c), latents=differences)
-        return scores, latents
+        latents = self.evaluate_clip_captions([reference_caption, *captions])
+        return caption_scores(svm_fitter, target_c, latents[1:], latents[0]), latents[1:]
 
 
 def preprocess(images, config):

@@ -101,7 +101,7 @@ def test_a_text_longer_than_the_context_is_cut_and_said_once(scenes_clip, recwar
     with pytest.warns(UserWarning, match="16 tokens") as told:
         scenes_clip.evaluate_clip_captions([fits, long])
     assert len(told) == 1
-    assert long in str(told[0].message)
+    assert long[:60] in str(told[0].message)
     recwarn.clear()
     scenes_clip.evaluate_clip_captions([fits, long])
     assert not recwarn.list

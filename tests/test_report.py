@@ -161,7 +161,10 @@ def test_mistakes_are_told(hostile_result, tmp_path, pixels_beton):
     with pytest.raises(UserError, match="no unlabeled pool"):
         SVMProcessor(hostile_result, get_unlabeled=True)
     save_pt({"test_metrics": {}, "class_names": ["a"]}, tmp_path / "old.pt")
-    with pytest.raises(UserError, match=r"not an SVM result: it lacks args, cv_scores, test_metrics\['preds'\]"):
+    with pytest.raises(
+        UserError,
+        match=r"not an SVM result: it lacks args, dataset_config, svm_config, cv_scores, test_metrics\['preds'\]",
+    ):
         SVMProcessor(tmp_path / "old.pt")
     (tmp_path / "test.beton").write_bytes(pixels_beton.read_bytes())
     with pytest.raises(UserError, match=r"speaks of example 149 of test, but beton .* has 90"):
