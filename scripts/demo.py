@@ -73,7 +73,9 @@ def run(command, name, *words):
     """Print a command line, then do what it does."""
     words = [str(word) for word in words]
     print(f"\n$ python {name} {shlex.join(words)}", flush=True)
+    began = time.perf_counter()
     command(words)
+    print(f"({time.perf_counter() - began:.0f} s)")
 
 
 def planted_and_found(out):
@@ -89,9 +91,9 @@ def planted_and_found(out):
             minority, flagged = of_class & (test["spuriouses"] == 1), of_class & (test["ypred"] == 0)
             if embedding == "latent":
                 row += [share(minority, of_class), share(test["ytrue"] == 1, minority)]
-                row += [float(precision[embedding][plant.shape]["confidence"])]
+                row += [precision[embedding].get((plant.shape, "confidence"))]
             row += [float(result["cv_scores"][c]), share(minority, flagged)]
-            row += [float(precision[embedding][plant.shape]["svm"])]
+            row += [precision[embedding].get((plant.shape, "svm"))]
         rows.append(row)
     header = ["class", "planted", "minority: base rate", "accuracy", "P@10 by confidence"]
     for embedding in SVM_CONFIGS:
@@ -100,7 +102,9 @@ def planted_and_found(out):
 
 
 def precision_at_10(path):
-    return {row["class"]: row for row in read_csv(path) if row["split"] == "test" and row["k"] == "10"}
+    """(class, ordering) -> precision of the minority on test; without the classes that have no direction."""
+    rows = [row for row in read_csv(path) if row["split"] == "test" and row["k"] == "10"]
+    return {(row["class"], by): float(row[by]) for row in rows for by in ("svm", "confidence")}
 
 
 def hardest_captions(out):
