@@ -40,6 +40,8 @@ def parse_arguments(argv=None):
 @entry_point
 def main(argv=None):
     args = parse_arguments(argv)
+    if not 0 <= args.seed < 2**63:
+        raise UserError(f"--seed {args.seed} is not between 0 and 2**63 - 1")
     device = resolve_device(args.device)
     config = load_dataset_config(args.config, args.override)
     splits = open_splits(config, args.root, args.indices_file)
@@ -79,7 +81,7 @@ def main(argv=None):
 
 def run_folder(runs, exp_name, resume):
     """`runs/exp_name/version_K`: the next free K, or, to resume, the latest."""
-    if Path(exp_name).is_absolute() or ".." in Path(exp_name).parts:
+    if not exp_name.strip(" .") or Path(exp_name).is_absolute() or ".." in Path(exp_name).parts:
         raise UserError(f"--exp-name {exp_name} leaves {runs}; give a plain name, and --runs for another folder")
     latest = latest_version(runs / exp_name)
     if resume and latest is None:

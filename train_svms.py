@@ -59,20 +59,21 @@ def main(argv=None):
     args = parse_arguments(argv)
     device = resolve_device(args.device)
     overrides, svm_overrides = split_overrides(args.override)
-    if args.mlp_size:
+    if args.mlp_size is not None:
         svm_overrides.append(f"svm_args.hidden_layer_size={args.mlp_size}")
     svm_config = load_svm_config(args.svm_config, svm_overrides)
     config = load_dataset_config(args.config, overrides)
     condition = chosen_condition(args, config)
     files = OutputFiles.named(args.out_file)
-    check_writable(files.result)
+    for path in (files.result, files.model):
+        check_writable(path)
     splits = open_splits(config, args.root, args.indices_file, args.unlabeled)
     if args.spurious:
         check_spurious(splits)
     class_names, threshold = config.names, None
     if condition is not None:
         class_names = [f"no {config.names[condition]}", config.names[condition]]
-    caption_set = load_captions(args, svm_config, class_names) if args.captions else None
+    caption_set = load_captions(args, svm_config, class_names) if args.captions is not None else None
     checkpoint = load_checkpoint(args.model_path, config)
     embedding = make_embedding(svm_config, config, device)
 
@@ -107,11 +108,14 @@ def main(argv=None):
         spurious = splits[name].column("spurious").astype(np.int64) if splits[name].has_spurious else None
         entries[name] = split_metrics(metrics, found, spurious, fitter.skipped)
     made_from = {"args": vars(args), "dataset_config": config.model_dump(), "svm_config": svm_config.model_dump()}
+    files.remove_old()
     save_result(files, fitter, entries, made_from, class_names, threshold)
     for name, entry in entries.items():
         write_split_csv(files.beside(f"{name}.csv"), entry, class_names)
 
     print(format_table(*class_table(fitter, entries, class_names)))
+    if len(fitter.skipped) == len(class_names):
+        print("no class has a direction: take more validation images, or a lower svm_args.cv")
     if svm_config.embedding == "latent":
         print(
             "CV scores on penultimate features are high because these features hold the model's own margin; "

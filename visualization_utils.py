@@ -45,6 +45,8 @@ def main(argv=None):
     args = parse_arguments(argv)
     if not (args.report or args.figures):
         raise UserError("nothing to make: give --report FILE.html, --figures DIR, or both")
+    if args.report and Path(args.report).exists() and Path(args.report).samefile(args.svm):
+        raise UserError(f"--report {args.report} is the result itself; name an HTML file")
     if args.report:
         path = write_report(args.svm, args.report, args.root, args.split)
         print(f"report: {path} ({path.stat().st_size / 1e6:.1f} MB)")

@@ -69,7 +69,11 @@ def parse_arguments(argv=None):
 @entry_point
 def main(argv=None):
     args = parse_arguments(argv)
-    name = args.name or args.source
+    name = args.source if args.name is None else args.name
+    if not name or Path(name).name != name:
+        raise UserError(f"--name {name!r} is not a plain name; give --out for another folder")
+    if args.workers == 0 or args.workers < -1:
+        raise UserError(f"--workers {args.workers} is not a number of processes; give 1 or more, or -1")
     options = image_options(args)
     if args.source == "scenes":
         written = write_scenes(scene_setting(args), args.out, name, options, args.workers)
@@ -81,7 +85,10 @@ def main(argv=None):
     for split, count in written.items():
         print(f"{Path(args.out) / f'{name}_{split}.beton'}: {count:,} images")
     if args.source in ("folder", "manifest"):
-        print(f"config to start from: {write_starter_config(sources, args.out, name)}")
+        if "train" in sources and {"test", "val"} & set(sources):
+            print(f"config to start from: {write_starter_config(sources, args.out, name)}")
+        else:
+            print("no config to start from was written: that takes a train and a test (or val) split")
 
 
 def image_options(args):

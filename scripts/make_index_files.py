@@ -29,7 +29,7 @@ def parse_arguments(argv=None):
     labels.add_argument("--beton", help="beton with the labels")
     labels.add_argument("--labels", help="labels in data-set order instead (.npy, ints)")
     parser.add_argument("--out", required=True, help="index file (.pt)")
-    parser.add_argument("--val-every", type=int, default=5)
+    parser.add_argument("--val-every", type=int, default=5, metavar="n", help="step of validation (default: 5)")
     parser.add_argument("--set-apart-every", type=int, metavar="n", help="default: nothing but validation is set apart")
     parser.add_argument("--set-apart-as", choices=["unlabeled", "train"], default="unlabeled",
                         help="what the set-apart part is; the rest is the other")  # fmt: skip
@@ -55,6 +55,11 @@ def main(argv=None):
         for key, indices in splits.items():
             step = args.keep_train if key == "train_indices" else args.keep_rest
             splits[key] = thin(indices, spurious, dict.fromkeys(values, step))
+    empty = [key for key, indices in splits.items() if len(indices) == 0]
+    if empty:
+        raise UserError(f"{empty[0]} would be empty; choose a larger --val-every or --set-apart-every")
+    if args.beton and Path(args.out).exists() and Path(args.out).samefile(args.beton):
+        raise UserError(f"--out {args.out} is the beton itself; name another file")
     save_index_file(args.out, splits)
     print(f"{args.out}: " + ", ".join(f"{key} {len(splits[key]):,}" for key in KEYS if key in splits))
 
@@ -66,7 +71,7 @@ def read_column(args, name):
         raise UserError(f"--labels holds no {name}; give --beton")
     try:
         labels = np.load(args.labels, allow_pickle=False)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError) as error:
         raise UserError(f"labels {args.labels} cannot be read ({error}); give a .npy of ints") from None
     if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
         raise UserError(f"labels {args.labels} is not a one-dimensional array of ints")
@@ -74,7 +79,7 @@ def read_column(args, name):
 
 
 def parse_values(text, spurious):
-    if not all(value.isdigit() for value in text.split(",")):
+    if not all(value.isascii() and value.isdecimal() for value in text.split(",")):
         raise UserError(f"--thin {text} is not a list of numbers such as 1,2,5")
     values = [int(value) for value in text.split(",")]
     for value in values:

@@ -134,6 +134,12 @@ def _work(chunks, done, metadata_memory, metadata_type, fields, allocator, sourc
             for chunk in iter(chunks.get, None):
                 for i in chunk:
                     image, label, spurious = source[i]
+                    shortest = min(image.shape[:2])
+                    if fields["image"].max_resolution and shortest * fields["image"].max_resolution < max(image.shape):
+                        raise UserError(
+                            f"image {i} has {image.shape[1]} x {image.shape[0]} pixels, of which --max-resolution "
+                            "leaves none on the short side; leave it out"
+                        )
                     sample = (image, label, i) if spurious is None else (image, label, i, spurious)
                     np.random.seed(i)  # noqa: NPY002 (FFCV draws from it which images become JPEGs)
                     handle_sample(sample, i, metadata_type.names, metadata, allocator, fields)

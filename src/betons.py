@@ -88,7 +88,8 @@ def open_beton(path):
     """Open a beton and check that it is whole and has `index` 0..N-1. Raises `UserError`."""
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"beton {path} does not exist; check --root and the config, or write it with make_betons.py")
+        state = "is a folder" if path.is_dir() else "does not exist"
+        raise UserError(f"beton {path} {state}; check the path, or write it with scripts/make_betons.py")
     reader = _read_header(path)
     beton = Beton(path, reader)
     if len(beton) == 0:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from .errors import UserError
@@ -48,11 +49,12 @@ def load_checkpoint(path, config=None):
     Raises `UserError` where the file is missing, truncated, hostile or of another architecture.
     """
     content = load_pt(path, "checkpoint", "train it again with ffcv_main.py")
-    if not isinstance(content, dict) or "state_dict" not in content:
+    if not isinstance(content, dict) or not _is_state_dict(content.get("state_dict")):
         raise UserError(f"checkpoint {path} has no state_dict; give a checkpoint_last.pt or checkpoint_best.pt")
     wanted = model_names(config) if config else None
     names = content.get("build_params") or wanted
-    if names is None or not {"arch_type", "arch", "num_classes"} <= set(names):
+    types = {"arch_type": str, "arch": str, "num_classes": int}
+    if not isinstance(names, dict) or not all(isinstance(names.get(key), kind) for key, kind in types.items()):
         raise UserError(f"checkpoint {path} does not say its architecture (build_params); give the config it came from")
     if wanted and any(names[key] != wanted[key] for key in wanted):
         raise UserError(f"checkpoint {path} holds {_describe(names)}, but the config asks for {_describe(wanted)}")
@@ -66,7 +68,14 @@ def load_checkpoint(path, config=None):
         raise UserError(
             f"the weights in checkpoint {path} do not fit {_describe(names)}; give the config that it was trained with"
         ) from error
-    return Checkpoint(model, dict(names), content.get("run_metadata") or {}, content.get("training_state"))
+    metadata = content.get("run_metadata")
+    return Checkpoint(model, dict(names), metadata if isinstance(metadata, dict) else {}, content.get("training_state"))
+
+
+def _is_state_dict(content):
+    return isinstance(content, dict) and all(
+        isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in content.items()
+    )
 
 
 def model_names(config):

@@ -21,9 +21,9 @@ DECODERS = Literal[
 AUGMENTATIONS = Literal["cifar_train_aug", "imagenet_train_aug"]
 
 PositiveInt = Annotated[int, Field(gt=0)]
-PositiveFloat = Annotated[float, Field(gt=0)]
-NonNegativeFloat = Annotated[float, Field(ge=0)]
-Colour = Annotated[list[float], Field(min_length=3, max_length=3)]
+PositiveFloat = Annotated[float, Field(gt=0, lt=1e6)]
+NonNegativeFloat = Annotated[float, Field(ge=0, lt=1e6)]
+Colour = Annotated[list[Annotated[float, Field(ge=0, le=255)]], Field(min_length=3, max_length=3)]
 
 
 class _Options(BaseModel):
@@ -75,7 +75,9 @@ class DatasetConfig(_Options):
     imgsz: PositiveInt = Field(description="side of the square images given to the model, pixels")
     arch: str = Field(description="name of the architecture within arch_type, such as resnet18")
     arch_type: Literal["cifar_resnet", "resnet", "pretrained_resnet", "timm"]
-    num_classes: PositiveInt = Field(description="outputs of the model; with bce, the number of conditions")
+    num_classes: Annotated[int, Field(gt=0, le=1_000_000)] = Field(
+        description="outputs of the model; with bce, the number of conditions"
+    )
     class_names: list[str] | None = None
     mean: Colour | None = Field(None, description="of red, green, blue on the 0..255 scale; by default 0")
     std: Colour | None = Field(None, description="of red, green, blue on the 0..255 scale; by default 255")
@@ -101,6 +103,9 @@ class DatasetConfig(_Options):
     def _lists_fit_together(self):
         if self.class_names is not None and len(self.class_names) != self.num_classes:
             raise ValueError(f"class_names lists {len(self.class_names)} names, but num_classes is {self.num_classes}")
+        doubles = {name for name in self.names if not name.strip() or self.names.count(name) > 1}
+        if doubles:
+            raise ValueError(f"class_names lists {sorted(doubles)[0]!r} twice, or a blank name; names must differ")
         if self.std is not None and min(self.std) <= 0:
             raise ValueError("std must be above 0 in every channel")
         if isinstance(self.minority, dict):
@@ -174,7 +179,9 @@ def _load(model, path, overrides):
     try:
         return model.model_validate(options)
     except ValidationError as error:
-        raise UserError(_sentence(model, path, error.errors()[0], overrides)) from None
+        # A misspelt key first: it may be the one that is missing.
+        complaints = sorted(error.errors(), key=lambda complaint: complaint["type"] != "extra_forbidden")
+        raise UserError(_sentence(model, path, complaints[0], overrides)) from None
 
 
 class _Loader(yaml.SafeLoader):
@@ -183,6 +190,8 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node, deep=False):
         seen = set()
         for key_node, _ in node.value:
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise yaml.constructor.ConstructorError(None, None, "a key is not a word", key_node.start_mark)
             if key_node.value in seen:
                 raise yaml.constructor.ConstructorError(
                     None, None, f"the key {key_node.value} is given twice", key_node.start_mark
@@ -200,15 +209,16 @@ def read_yaml(path, what, hint):
     """A YAML file's mapping; `what` and `hint` word the `UserError` ("config", where to see examples)."""
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"{what} {path} does not exist; check the path")
+        raise UserError(f"{what} {path} {'is a folder' if path.is_dir() else 'does not exist'}; check the path")
     try:
         options = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
     except UnicodeDecodeError:
         raise UserError(f"{what} {path} is not a text file; give a YAML file") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f" line {mark.line + 1}:" if mark else ""
-        raise UserError(f"{what} {path} is not valid YAML;{where} {getattr(error, 'problem', error)}") from None
+        problem = str(getattr(error, "problem", None) or error).splitlines()[0]
+        raise UserError(f"{what} {path} is not valid YAML;{where} {problem}") from None
     if not isinstance(options, dict):
         state = "is empty" if options is None else "is not a mapping of keys to values"
         raise UserError(f"{what} {path} {state}; {hint}")
@@ -221,9 +231,11 @@ def _apply_override(options, override):
         raise UserError(f"--override {override} has no value; write it like training.epochs=3")
     *sections, last = key.split(".")
     for section in sections:
-        if not isinstance(options.get(section), dict):
-            options[section] = {}
-        options = options[section]
+        options = options.setdefault(section, {})
+        if not isinstance(options, dict):
+            raise UserError(
+                f"--override {override}: {section} is {options!r} in the file, not a section; mend the file"
+            )
     try:
         options[last] = yaml.load(value, Loader=_Loader)
     except yaml.YAMLError:
@@ -238,7 +250,8 @@ def _sentence(model, path, error, overrides):
     while parts and ".".join(parts) not in known and error["type"] != "extra_forbidden":
         parts.pop()
     key = ".".join(parts)
-    where = f"config {path}" + (f" with --override {' '.join(overrides)}" if overrides else "")
+    given = [override for override in overrides if override.split("=")[0] == ".".join(parts)]
+    where = f"config {path}" + (f" with --override {' '.join(given)}" if given else "")
     if error["type"] == "extra_forbidden":
         near = _nearest(key, known)
         return f"{where} has an unknown key {key}" + (f"; did you mean {near}?" if near else "")

@@ -25,9 +25,15 @@ def entry_point(main):
             print("interrupted", file=sys.stderr)
             sys.exit(130)
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            if error.errno is None:
                 raise
-            message = f"the disk is full ({error.filename or error}): free some space and run the command again"
+            where = f" ({error.filename})" if error.filename else ""
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                message = f"the disk is full{where}: free some space and run the command again"
+            else:
+                message = f"the system refuses a file: {error.strerror}{where}; choose another name or place"
+        except MemoryError as error:
+            message = f"there is not enough memory ({error}): ask for less, such as a smaller batch_size or model"
         print(f"error: {message}", file=sys.stderr)
         sys.exit(2)
 

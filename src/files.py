@@ -6,6 +6,7 @@ import io
 import os
 import pickle
 import tempfile
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -21,12 +22,13 @@ def check_writable(path):
     Long commands call this first, so that an unwritable output is known before hours of work and not after.
     """
     folder = Path(path).absolute().parent
-    while not folder.exists():
+    while not os.path.lexists(folder):
         folder = folder.parent
     if not folder.is_dir() or not os.access(folder, os.W_OK):
         raise UserError(f"cannot write {path}: {folder} is not a folder you may write to; choose another place")
-    if Path(path).is_dir():
-        raise UserError(f"cannot write {path}: it is a folder; name a file in it")
+    if Path(path).exists() and not Path(path).is_file():
+        what = "a folder" if Path(path).is_dir() else "no ordinary file"
+        raise UserError(f"cannot write {path}: it is {what}; name a file")
 
 
 @contextlib.contextmanager
@@ -37,21 +39,30 @@ def atomic_path(path):
     """
     path = Path(path)
     check_writable(path)
+    new_folders = [folder for folder in path.parents if not folder.exists()]  # the deepest first
+    temporary = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}; choose another place") from error
-    os.close(handle)
-    try:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        except OSError as error:
+            raise UserError(f"cannot write {path}: {error.strerror}; choose another place") from error
+        os.close(handle)
         yield Path(temporary)
         with open(temporary, "rb") as written:
             os.fsync(written.fileno())
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
+    except BaseException as error:
+        if isinstance(error, OSError) and error.errno:
+            error.filename = error.filename or str(path)
+        if temporary:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(temporary)
+        for folder in new_folders:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+        raise
 
 
 def _umask():
@@ -76,9 +87,15 @@ def load_pt(path, what, hint="make it again"):
     """
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"{what} {path} does not exist; check the path")
+        raise UserError(f"{what} {path} {'is a folder' if path.is_dir() else 'does not exist'}; check the path")
+    with open(path, "rb") as stream:
+        start = stream.read(2)
+    if start not in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
+        raise UserError(f"{what} {path} is truncated or not a torch file; {hint}")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of old pickle protocols
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UserError(
             f"{what} {path} holds more than tensors, numbers, strings, lists and dicts and is not loaded, "
@@ -86,6 +103,16 @@ def load_pt(path, what, hint="make it again"):
         ) from error
     except (RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile, OSError) as error:
         raise UserError(f"{what} {path} is truncated or not a torch file; {hint}") from error
+
+
+def is_plain_tensor(value, dims):
+    """Whether `value` is an ordinary tensor in memory (not sparse, quantized or meta) with that many dimensions."""
+    return (
+        isinstance(value, torch.Tensor)
+        and value.layout is torch.strided
+        and not (value.is_meta or value.is_quantized or value.is_complex())
+        and value.dim() == dims
+    )
 
 
 def create_npy(path, shape, dtype=np.float32):

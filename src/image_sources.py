@@ -5,13 +5,14 @@ Every source has `len(source)`, `source[i] -> (image uint8 (H, W, 3), label, spu
 
 import csv
 import os
+import re
 import urllib.error
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 from joblib import Parallel, delayed
-from PIL import Image
+from PIL import Image, ImageOps
 from tqdm import tqdm
 
 from .errors import UserError
@@ -66,6 +67,13 @@ def read_image(path):
     """An image file as uint8 (H, W, 3), RGB. Raises `UserError` naming the file where it can't be read."""
     try:
         with Image.open(path) as image:
+            image = ImageOps.exif_transpose(image)
+            if image.mode.startswith(("I", "F")):
+                # Pillow would cut 16-bit greys off at 255 where they must be scaled.
+                grey = np.asarray(image, dtype=np.float64) / 257
+                if not 0 <= grey.min() <= grey.max() <= 255:
+                    raise ValueError(f"mode {image.mode} with values beyond 16 bits")
+                return np.repeat(np.rint(grey).astype(np.uint8)[:, :, None], 3, axis=2)
             return np.asarray(image.convert("RGB"))
     except FileNotFoundError:
         raise UserError(f"image {path} does not exist; correct the list, or leave it out with --skip-broken") from None
@@ -135,8 +143,10 @@ def folder_sources(folder):
             images = sorted(path for path in entry.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
             paths += images
             labels += [class_names.index(entry.name)] * len(images)
-        if not paths:
-            raise UserError(f"{folder / split} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
+        absent = set(range(len(class_names))) - set(labels) if split == "train" else not paths
+        if absent:
+            where = folder / split / (class_names[min(absent)] if split == "train" else "")
+            raise UserError(f"{where} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))}); add some or remove it")
         sources[split] = ImageFiles(paths, np.array(labels), class_names)
     return sources
 
@@ -162,6 +172,9 @@ def manifest_sources(manifest, image_root=None, class_names=None, bce=False):
         if split not in SPLITS:
             raise UserError(f"manifest {manifest} line {line}: split is {split!r}, not one of {', '.join(SPLITS)}")
     paths = [_path_within(root, row["path"], manifest, line) for line, row in enumerate(rows, start=2)]
+    if len(set(paths)) < len(paths):
+        double = next(path for path in paths if paths.count(path) > 1)
+        raise UserError(f"manifest {manifest} lists {double} twice; keep one line for each image")
     everything = ImageFiles(paths, labels, class_names, spurious)
     return {split: everything.keep(np.flatnonzero(splits == split)) for split in SPLITS if (splits == split).any()}
 
@@ -169,16 +182,19 @@ def manifest_sources(manifest, image_root=None, class_names=None, bce=False):
 def _read_manifest(manifest):
     if not manifest.is_file():
         raise UserError(f"manifest {manifest} does not exist; check the path")
-    with open(manifest, newline="", encoding="utf-8-sig") as stream:
-        reader = csv.DictReader(stream)
-        header = reader.fieldnames or []
-        unknown = set(header) - {"path", "label", "spurious", "split"}
-        if unknown or not {"path", "label"} <= set(header):
-            raise UserError(
-                f"manifest {manifest} has the columns {','.join(header) or '(none)'}, "
-                "but must have path,label[,spurious][,split]"
-            )
-        rows = list(reader)
+    try:
+        with open(manifest, newline="", encoding="utf-8-sig") as stream:
+            reader = csv.DictReader(stream)
+            header = reader.fieldnames or []
+            unknown = set(header) - {"path", "label", "spurious", "split"}
+            if unknown or not {"path", "label"} <= set(header) or len(set(header)) < len(header):
+                raise UserError(
+                    f"manifest {manifest} has the columns {','.join(header) or '(none)'}, "
+                    "but must have path,label[,spurious][,split]"
+                )
+            rows = list(reader)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"manifest {manifest} is not a CSV in UTF-8 ({error}); save it as one") from None
     if not rows:
         raise UserError(f"manifest {manifest} lists no images")
     for line, row in enumerate(rows, start=2):
@@ -191,8 +207,21 @@ def _parse_labels(manifest, texts, class_names, bce, column="label"):
     """Labels as numbers (or, for BCE, 0/1 vectors), and the class names."""
     words = [text.split("|") if bce else [text] for text in texts]
     present = {word for entry in words for word in entry if word}
+    if class_names is not None and len(set(class_names)) < len(class_names):
+        raise UserError(f"--class-names lists a name twice: {', '.join(class_names)}")
     if class_names is None:
-        numeric = not bce and all(word.isdigit() for word in present)
+        if not present:
+            raise UserError(f"manifest {manifest}: no {column} is given in any line; fill the column {column}")
+        numbers = {word for word in present if re.fullmatch(r"[-+]?[0-9]+(\.[0-9]+)?", word)} if not bce else set()
+        numeric = numbers == present
+        odd = (
+            {word for word in numbers if not word.isdecimal() or int(word) >= len(texts) + 1000} if numeric else numbers
+        )
+        if odd:
+            raise UserError(
+                f"manifest {manifest}: {column} is {sorted(odd)[0]!r} in some line, but must be a class number "
+                "0, 1, 2, ... throughout, or a name throughout (then give --class-names for names that are numbers)"
+            )
         class_names = [str(i) for i in range(max(map(int, present)) + 1)] if numeric else sorted(present)
     number = {name: i for i, name in enumerate(class_names)}
     # An index is accepted beside names: "3" means the class of that number unless a class is called so.

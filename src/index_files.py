@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from .errors import UserError
-from .files import load_pt, save_pt
+from .files import is_plain_tensor, load_pt, save_pt
 
 KEYS = ("train_indices", "val_indices", "unlabeled_indices")
 
@@ -84,8 +84,7 @@ def load_index_file(path):
         value = content.get(key)
         if value is None:
             continue
-        is_integer = isinstance(value, torch.Tensor) and not (value.is_floating_point() or value.is_complex())
-        if not is_integer or value.dtype == torch.bool or value.dim() != 1:
+        if not is_plain_tensor(value, 1) or value.is_floating_point() or value.dtype == torch.bool:
             raise UserError(f"index file {path}: {key} is not a one-dimensional tensor of integers; make it again")
         splits[key] = value.numpy().astype(np.int64)
     if not splits:

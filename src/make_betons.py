@@ -23,6 +23,8 @@ def leave_out_broken(sources, folder, name, workers=-1):
         if broken:
             write_csv(Path(folder) / f"{name}_{split}_left_out.csv", ["path"], [[path] for path in broken])
             print(f"left out {len(broken)} unreadable images of {split}: {', '.join(map(str, broken))}")
+        if len(readable[split]) == 0:
+            raise UserError(f"no image of {split} can be read; mend the images")
     return readable
 
 
@@ -54,10 +56,8 @@ def write_scenes(setting, folder, name="scenes", image_options=None, workers=-1)
 def write_starter_config(sources, folder, name):
     """Write `folder/NAME.yaml`, a dataset config for the betons that `write_splits` left there, to be edited.
 
-    Mean and deviation are measured on up to 2,000 training images. Raises `UserError` without train and test (or val).
+    Mean and deviation are measured on up to 2,000 training images. Needs the splits train and test (or val).
     """
-    if "train" not in sources or not {"test", "val"} & set(sources):
-        raise UserError(f"there is no train and test split in {folder} to write the config {name}.yaml for")
     train = sources["train"]
     beton = open_beton(Path(folder) / f"{name}_train.beton")
     mean, std = _pixel_statistics(train)

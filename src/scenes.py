@@ -429,6 +429,8 @@ def planted_setting(kind, seed=0, *, attribute="colour", n_plants=3, strength=No
     """
     _check_known("the kind of plant", kind, KINDS)
     _check_known("the attribute", attribute, tuple(ATTRIBUTES))
+    if seed < 0:
+        raise UserError(f"the seed is {seed}; choose 0 or more")
     pairs = [pair for pair in _LOOKALIKES if set(pair) <= set(classes)]
     if not 0 <= n_plants <= len(pairs):
         raise UserError(f"the setting has {n_plants} plants; choose 0 to {len(pairs)}")

@@ -21,8 +21,10 @@ class OutputFiles:
     @classmethod
     def named(cls, out_file):
         path = Path(out_file)
-        if not path.name:
+        if path.name in ("", "..") or path.is_dir():
             raise UserError(f"--out-file {out_file} names no file; give one such as results/cifar_svm.pt")
+        if path.stem.endswith("_model"):
+            raise UserError(f"--out-file {out_file} ends as another result's directions do; give another name")
         return cls(path if path.suffix == ".pt" else path.with_name(path.name + ".pt"))
 
     @property
@@ -32,6 +34,12 @@ class OutputFiles:
     def beside(self, ending):
         """`OUT_ending` in the same folder."""
         return self.result.with_name(f"{self.result.stem}_{ending}")
+
+    def remove_old(self):
+        """Remove what an earlier run with the same `--out-file` left, so that nothing of it is taken for this one's."""
+        endings = [f"{split}.csv" for split in ("train", "val", "test", "unlabeled")]
+        for ending in (*endings, "spurious.csv", "precision.csv", "captions.csv", "subpopulations.csv"):
+            self.beside(ending).unlink(missing_ok=True)
 
 
 def split_metrics(fitter_metrics, predictions, spurious, skipped):

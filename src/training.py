@@ -12,7 +12,7 @@ from .checkpoints import Checkpoint, load_checkpoint, model_names, save_checkpoi
 from .devices import autocast
 from .errors import UserError
 from .evaluation import predict
-from .files import load_pt
+from .files import is_plain_tensor, load_pt
 from .models import build_model
 
 
@@ -36,7 +36,7 @@ def example_losses(logits, labels, bce):
 def load_loss_vector(path, train):
     """A loss vector, checked against the train `Split`: (M,) float32, finite and >= 0 on the train indices."""
     vector = load_pt(path, "loss vector", "make it again as a float tensor over the train beton")
-    if not isinstance(vector, torch.Tensor) or vector.dim() != 1:
+    if not is_plain_tensor(vector, 1):
         raise UserError(f"loss vector {path} is not a one-dimensional tensor; make it one weight per training image")
     needed = int(train.indices.max()) + 1
     if len(vector) < needed:
@@ -110,9 +110,10 @@ class Trainer:
         for epoch in bar:
             loss, accuracy = self._train_epoch(model, optimizer, scaler, epoch)
             if not np.isfinite(loss):
+                kept = f"; the checkpoints of earlier epochs are in {self.folder}" if epoch else ""
                 raise UserError(
-                    f"the training loss became {loss} in epoch {epoch + 1}: lower training.lr (now {options.lr:g}) "
-                    f"and train again; the checkpoints of earlier epochs are in {self.folder}"
+                    f"the training loss became {loss} in epoch {epoch + 1}: lower training.lr (now {options.lr:g}), or "
+                    f"look at mean, std and the loss vector, and train again{kept}"
                 )
             metrics = predict(model, self.val, self.device, self.config.bce).metrics(self.config.num_classes)
             score = metrics["auroc" if self.config.bce else "accuracy"]
@@ -141,16 +142,15 @@ class Trainer:
             return build_model(**model_names(self.config)), 0, -1.0, None
         path = self.checkpoint_path("last")
         checkpoint = load_checkpoint(path, self.config)
-        if checkpoint.training_state is None:
+        state, metadata = checkpoint.training_state, checkpoint.run_metadata
+        complete = isinstance(state, dict) and {"optimizer", "scaler"} <= set(state)
+        if not complete or not {"seed", "epoch", "best_val"} <= set(metadata):
             raise UserError(f"checkpoint {path} holds no training state to resume from; train without --resume")
-        if checkpoint.run_metadata["seed"] != self.seed:
-            raise UserError(f"{path} was trained with --seed {checkpoint.run_metadata['seed']}; resume with the same")
-        return (
-            checkpoint.model,
-            checkpoint.run_metadata["epoch"],
-            checkpoint.run_metadata["best_val"],
-            checkpoint.training_state,
-        )
+        if metadata["seed"] != self.seed:
+            raise UserError(f"{path} was trained with --seed {metadata['seed']}; resume with the same")
+        for key, was, now in _differences(metadata, self.metadata or {}):
+            raise UserError(f"{path} was trained with {key} {was}, not {now}; resume with the same, or train anew")
+        return checkpoint.model, metadata["epoch"], metadata["best_val"], state
 
     def _train_epoch(self, model, optimizer, scaler, epoch):
         """One epoch; returns mean loss and accuracy. Nothing in a step waits for the device."""
@@ -189,3 +189,17 @@ class Trainer:
         from torch.utils.tensorboard import SummaryWriter
 
         return SummaryWriter(self.folder)
+
+
+def _differences(before, now):
+    """(key, value before, value now) of what a resumed training must not change; more epochs are allowed."""
+    for key, value in now.get("config", {}).items():
+        was = before.get("config", {}).get(key, value)
+        if key == "training":
+            was, value = ({**options, "epochs": None} for options in (was, value))
+        if was != value:
+            yield key, was, value
+    for key in ("indices_file", "loss_vec_file"):
+        was, value = (of.get("arguments", {}).get(key) for of in (before, now))
+        if was != value:
+            yield f"--{key.replace('_', '-')}", was, value

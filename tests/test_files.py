@@ -68,6 +68,12 @@ def test_places_that_cannot_be_written_are_refused_before_anything_is_made(tmp_p
     assert os.listdir(tmp_path) == ["file"]
 
 
+def test_what_is_no_ordinary_file_is_not_replaced(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UserError, match="no ordinary file"):
+        save_pt({}, tmp_path / "pipe")
+
+
 def test_a_full_disk_is_one_sentence_and_exit_code_2(capsys):
     @entry_point
     def main():

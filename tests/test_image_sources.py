@@ -11,7 +11,7 @@ from scripts import make_betons
 from src.betons import open_beton
 from src.config_parsing import load_dataset_config
 from src.errors import UserError
-from src.image_sources import cifar_sources, folder_sources, group_classes, manifest_sources
+from src.image_sources import cifar_sources, folder_sources, group_classes, manifest_sources, read_image
 from src.loaders import make_loader
 from src.splits import Split
 
@@ -108,6 +108,48 @@ def test_numbers_are_class_indices_and_spurious_is_read(folder, tmp_path):
     assert source.spurious.tolist() == [1, 0]
 
 
+def test_deep_greys_are_scaled_and_turned_photographs_set_upright(tmp_path):
+    ramp = np.linspace(0, 65535, 64).astype(np.uint16).reshape(8, 8)
+    Image.fromarray(ramp).save(tmp_path / "deep.png")
+    np.testing.assert_allclose(read_image(tmp_path / "deep.png")[..., 1], ramp / 257, atol=0.51)
+    turned = Image.new("RGB", (20, 10))
+    exif = turned.getexif()
+    exif[0x0112] = 6  # to be turned by a quarter
+    turned.save(tmp_path / "turned.jpg", exif=exif)
+    assert read_image(tmp_path / "turned.jpg").shape == (20, 10, 3)
+
+
+def test_a_class_without_a_training_image_is_named(folder):
+    (folder / "train" / "bird").mkdir()
+    with pytest.raises(UserError, match=r"train/bird holds no images"):
+        folder_sources(folder)
+
+
+def test_a_manifest_of_train_images_alone_becomes_a_beton(folder, tmp_path, capsys):
+    manifest = write_manifest(
+        tmp_path / "x.csv", [("train/cat/0.png", "a"), ("train/cat/1.png", "b")], ("path", "label")
+    )
+    words = ["manifest", "--data", str(manifest), "--image-root", str(folder), "--out", str(tmp_path / "out")]
+    make_betons.main([*words, "--workers", "1"])
+    assert open_beton(tmp_path / "out" / "manifest_train.beton").column("label").tolist() == [0, 1]
+    assert "no config to start from" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        (["-1", "0"], "label is '-1'"),
+        (["1.5", "0"], "label is '1.5'"),
+        (["0", "cat"], "label is '0'"),
+        (["", ""], "no label"),
+    ],
+)
+def test_labels_are_numbers_throughout_or_names_throughout(tmp_path, labels, words):
+    rows = [(f"{i}.png", label) for i, label in enumerate(labels)]
+    with pytest.raises(UserError, match=words):
+        manifest_sources(write_manifest(tmp_path / "x.csv", rows, ("path", "label")))
+
+
 @pytest.mark.parametrize(
     ("rows", "header", "words"),
     [
@@ -117,6 +159,8 @@ def test_numbers_are_class_indices_and_spurious_is_read(folder, tmp_path):
         ([("a.png", "a")], ("path", "class"), "columns path,class"),
         ([], ("path", "label"), "lists no images"),
         ([("a.png",)], ("path", "label"), "line 2 does not have 2 values"),
+        ([("a.png", "a"), ("a.png", "b")], ("path", "label"), "a.png twice"),
+        ([("a.png", "a", "b")], ("path", "label", "label"), "columns path,label,label"),
     ],
 )
 def test_a_wrong_manifest_is_named_with_its_line(tmp_path, rows, header, words):

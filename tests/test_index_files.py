@@ -122,6 +122,16 @@ def test_the_script_makes_what_the_rule_says_and_round_trips(tmp_path, pixels, p
     assert load_index_file(out)["train_indices"].tolist() == [3, 1]
 
 
+@pytest.mark.parametrize("words", [["--val-every", "1"], ["--set-apart-every", "1"], ["--val-every", "0"]])
+def test_the_script_makes_no_empty_part(tmp_path, pixels_beton, words):
+    from scripts import make_index_files
+
+    with pytest.raises(SystemExit) as stop:
+        make_index_files.main(["--beton", str(pixels_beton), "--out", str(tmp_path / "x.pt"), *words])
+    assert stop.value.code == 2
+    assert not (tmp_path / "x.pt").exists()
+
+
 def test_the_script_thins_a_group_in_train_and_less_in_the_rest(tmp_path, pixels, pixels_beton):
     from scripts import make_index_files
 

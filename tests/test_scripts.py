@@ -140,6 +140,8 @@ def test_directions_in_clip_space_are_named_by_captions(scenes_folder, trained_r
     assert "embedding: latent" in fails(train_svms.main, [*words, *out, "-s", LATENT, "--captions", "SCENES"], capsys)
     assert "no entry for the class circle" in fails(train_svms.main, [*words, *out, "--captions", "CIFAR"], capsys)
     assert not (tmp_path / "no.pt").exists()
+    train_svms.main([str(word) for word in words])
+    assert not (tmp_path / "clip_captions.csv").exists()  # of the earlier run with the same name
 
 
 def test_an_mlp_writes_the_same_files(result, scenes_folder, trained_run, tmp_path):
@@ -228,6 +230,8 @@ def test_a_wrong_option_ends_a_real_process_with_code_2_and_no_run_folder(scenes
         (["--indices-file", "/nowhere.pt"], "index file /nowhere.pt does not exist"),
         (["--loss-vec-file", "/nowhere.pt"], "loss vector /nowhere.pt does not exist"),
         (["--exp-name", "../../x"], "leaves"),
+        (["--exp-name", "x" * 300], "name too long"),
+        (["--seed", "-1"], "--seed -1"),
         (["--resume", "--exp-name", "never"], "no run in"),
         (["--override", "batch_size=1000"], "fewer than one batch of 1000"),
         (["--override", "imgsz=48"], "imgsz is 48"),
@@ -259,6 +263,8 @@ def svm_words(scenes_folder, trained_run, tmp_path):
         (["--override", "arch=resnet18"], "asks for a cifar_resnet resnet18"),
         (["--bce"], "does not say bce: true"),
         (["--out-file", "/proc/x.pt"], "cannot write"),
+        (["--out-file", "/tmp"], "names no file"),
+        (["--out-file", "x_model.pt"], "another result's directions"),
     ],
 )
 def test_train_svms_refuses_and_leaves_nothing(svm_words, tmp_path, capsys, words, sentence):
