@@ -171,12 +171,15 @@ def _read_rows(proc, what, columns):
     path = proc.path.with_name(f"{proc.path.stem}_{what}.csv")
     if not path.is_file():
         return []
-    with open(path, newline="") as stream:
-        reader = csv.DictReader(stream)
-        missing = columns - set(reader.fieldnames or ())
-        if missing:
-            raise UserError(f"{path} lacks the column {sorted(missing)[0]}; write it again with train_svms.py")
-        return list(reader)
+    try:
+        with open(path, newline="", encoding="utf-8") as stream:
+            reader = csv.DictReader(stream)
+            missing = columns - set(reader.fieldnames or ())
+            if missing:
+                raise UserError(f"{path} lacks the column {sorted(missing)[0]}; write it again with train_svms.py")
+            return list(reader)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path} is no longer a CSV ({error}); write it again with train_svms.py") from None
 
 
 def _of_row(row, by_name, proc):

@@ -14,7 +14,7 @@ from PIL import Image
 from .betons import open_beton
 from .errors import UserError
 from .figures import extremes_figure, save_figure
-from .files import load_pt
+from .files import is_plain_tensor, load_pt
 
 SPLITS = ("train", "val", "test", "unlabeled")
 ORDERINGS = ("svm", "confidence")
@@ -206,11 +206,34 @@ class SVMProcessor:
             missing += [f"{name}_metrics['{key}']" for key in _SPLIT_KEYS if key not in entry]
         if missing:
             raise UserError(f"{self.path} is not an SVM result: it lacks {_some(missing)}; {_MAKE_AGAIN}")
+        kinds = {
+            "args": dict,
+            "dataset_config": dict,
+            "svm_config": dict,
+            "class_names": list,
+            "cv_scores": torch.Tensor,
+        }
+        for key, kind in kinds.items():
+            if not isinstance(result[key], kind):
+                raise UserError(f"{self.path} is damaged: {key} is a {type(result[key]).__name__}; {_MAKE_AGAIN}")
+        for name in there:
+            self._check_split(name, result[f"{name}_metrics"], len(result["class_names"]))
         if len(result["cv_scores"]) != len(result["class_names"]):
             raise UserError(
                 f"{self.path} is damaged: {len(result['class_names'])} class names, but {len(result['cv_scores'])} "
                 f"CV scores; {_MAKE_AGAIN}"
             )
+
+    def _check_split(self, name, entry, num_classes):
+        damaged = f"{self.path} is damaged: {name}_metrics"
+        columns = {key: entry[key] for key in _SPLIT_KEYS if key != "skipped_classes"}
+        for key, column in columns.items():
+            if not is_plain_tensor(column, 1) or len(column) != len(columns["indices"]):
+                raise UserError(f"{damaged}['{key}'] is not one number an example; {_MAKE_AGAIN}")
+        for key in ("preds", "classes", "indices"):
+            column, most = columns[key], None if key == "indices" else num_classes
+            if column.is_floating_point() or (column < 0).any() or (most and (column >= most).any()):
+                raise UserError(f"{damaged}['{key}'] holds other than the numbers it should; {_MAKE_AGAIN}")
 
 
 class StoredImages:
