@@ -1,11 +1,12 @@
 """From image sources to a folder of betons with a config to start from: what the script and the notebook call."""
 
+import contextlib
 from pathlib import Path
 
 import numpy as np
 import yaml
 
-from .beton_writer import ImageOptions, write_beton
+from .beton_writer import ImageOptions, encode
 from .betons import open_beton
 from .errors import UserError
 from .files import atomic_path, check_writable, write_csv
@@ -29,7 +30,7 @@ def leave_out_broken(sources, folder, name, workers=-1):
 
 
 def write_splits(sources, folder, name, image_options=None, workers=-1):
-    """Write one beton a split, `folder/NAME_SPLIT.beton`.
+    """Write one beton a split, `folder/NAME_SPLIT.beton`: all of them, or after an error none.
 
     Args:
         sources: dict split -> image source (see `image_sources`).
@@ -39,8 +40,10 @@ def write_splits(sources, folder, name, image_options=None, workers=-1):
     """
     folder = Path(folder)
     check_writable(folder / f"{name}.yaml")
-    for split, source in sources.items():
-        write_beton(folder / f"{name}_{split}.beton", source, image_options or ImageOptions(), workers)
+    with contextlib.ExitStack() as betons:
+        for split, source in sources.items():
+            path = folder / f"{name}_{split}.beton"
+            encode(betons.enter_context(atomic_path(path)), path, source, image_options or ImageOptions(), workers)
     return {split: len(source) for split, source in sources.items()}
 
 

@@ -4,9 +4,13 @@ from tabulate import tabulate
 
 
 def format_table(header, rows, left=1):
-    """Text of a table, its first `left` columns flush left; floats with three decimals, NaN and None as "-"."""
-    return tabulate([[_cell(value) for value in row] for row in rows], header, disable_numparse=True,
-                    colalign=["left"] * left + ["right"] * (len(header) - left))  # fmt: skip
+    """Text of a table; floats with three decimals, NaN and None as "-".
+
+    Flush left are the first `left` columns and those without a name, which hold remarks.
+    """
+    alignment = ["left" if i < left or not name else "right" for i, name in enumerate(header)]
+    cells = [[_cell(value) for value in row] for row in rows]
+    return tabulate(cells, header, disable_numparse=True, colalign=alignment)
 
 
 def _cell(value):

@@ -58,6 +58,14 @@ def test_a_broken_image_is_named_and_stops_the_write(folder, tmp_path, capsys):
     assert not list((tmp_path / "out").glob("*train*"))
 
 
+def test_a_broken_image_of_a_later_split_leaves_no_beton_at_all(folder, tmp_path, capsys):
+    (folder / "test" / "dog" / "bad.png").write_bytes(b"no image")
+    with pytest.raises(SystemExit):
+        make_betons.main(["folder", "--data", str(folder), "--out", str(tmp_path / "out"), "--workers", "1"])
+    assert "bad.png is broken" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_broken_images_are_left_out_and_listed_when_asked(folder, tmp_path):
     whole = (folder / "train" / "cat" / "0.png").read_bytes()
     (folder / "train" / "cat" / "0.png").write_bytes(whole[: len(whole) // 2])
