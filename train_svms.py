@@ -9,6 +9,7 @@ With an SVM config of CLIP embeddings, --captions also names the failures: cifar
 """
 
 import argparse
+import os
 from pathlib import Path
 
 import numpy as np
@@ -77,7 +78,8 @@ def main(argv=None):
     checkpoint = load_checkpoint(args.model_path, config)
     embedding = make_embedding(svm_config, config, device)
 
-    predictions, latents = evaluate(splits, checkpoint.model, embedding, config, device, args.model_path)
+    cache = cache_folder(args.model_path, files)
+    predictions, latents = evaluate(splits, checkpoint.model, embedding, config, device, cache)
     if condition is not None:
         val = predictions["val"]
         threshold = best_f1_threshold(val.confs[:, condition], val.labels[:, condition] == 1)
@@ -116,7 +118,7 @@ def main(argv=None):
     print(format_table(*class_table(fitter, entries, class_names)))
     if len(fitter.skipped) == len(class_names):
         print("no class has a direction: take more validation images, or a lower svm_args.cv")
-    if svm_config.embedding == "latent":
+    elif svm_config.embedding == "latent":
         print(
             "CV scores on penultimate features are high because these features hold the model's own margin; "
             "they are no measure of how strong a failure is."
@@ -156,20 +158,21 @@ def load_captions(args, svm_config, class_names):
     return caption_set
 
 
-def evaluate(splits, model, embedding, config, device, model_path):
+def evaluate(splits, model, embedding, config, device, folder):
     """One pass over every split: dicts split -> `Predictions` and split -> embeddings (N, d)."""
     model = model.to(device, memory_format=torch.channels_last)
-    cache = EmbeddingCache(cache_folder(model_path), model, embedding, config, device)
+    cache = EmbeddingCache(folder, model, embedding, config, device)
     predictions, latents = {}, {}
     for name, split in splits.items():
         predictions[name], latents[name] = cache.get(make_loader(split, config, device))
     return predictions, latents
 
 
-def cache_folder(model_path):
-    """`embeddings/` in the run that a checkpoint belongs to."""
-    folder = Path(model_path).absolute().parent
-    return (folder.parent if folder.name == "checkpoints" else folder) / "embeddings"
+def cache_folder(model_path, files):
+    """`embeddings/` in the run that a checkpoint belongs to; beside the result where the run may not be written to."""
+    run = Path(model_path).absolute().parent
+    run = run.parent if run.name == "checkpoints" else run
+    return (run if os.access(run, os.W_OK) else files.result.parent) / "embeddings"
 
 
 def print_spurious(entries, class_names, given, files):

@@ -8,6 +8,7 @@ import multiprocessing
 import queue
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
@@ -63,6 +64,7 @@ def write_beton(path, source, image_options=ImageOptions(), workers=-1):
 
     Raises `UserError` where an image can't be read (naming it) or the file can't be written.
     """
+    path = Path(path)
     with atomic_path(path) as temporary:
         encode(temporary, path, source, image_options, workers)
 
@@ -86,7 +88,6 @@ class _Writer(DatasetWriter):
     def write(self, source, name):
         self.num_samples = len(source)
         self.prepare()
-        # Released in a fork only by its own processes, so plain queues and processes do, as in FFCV.
         chunks, done = multiprocessing.Queue(), multiprocessing.Queue()
         for start in range(0, self.num_samples, _CHUNK):
             chunks.put(range(start, min(start + _CHUNK, self.num_samples)))

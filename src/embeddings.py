@@ -35,13 +35,17 @@ class InceptionEmbedding:
         model = pretrained_torchvision("inception_v3", transform_input=False, init_weights=False)
         model.fc = torch.nn.Identity()
         self.model = model.eval().to(device, memory_format=torch.channels_last)
-        self._undo = _Denormalize(config, device)
-        self._mean = torch.tensor([0.485, 0.456, 0.406], device=device)[:, None, None]
-        self._std = torch.tensor([0.229, 0.224, 0.225], device=device)[:, None, None]
+        # The data set's normalisation, undone, and ImageNet's, on the 0..255 scale.
+        own = config.mean or [0.0] * 3, config.std or [255.0] * 3
+        imagenet = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
+        (self._own_mean, self._own_std), (self._mean, self._std) = (
+            [torch.tensor(numbers, device=device)[:, None, None] for numbers in pair] for pair in (own, imagenet)
+        )
 
     def __call__(self, images, latents):
-        images = F.interpolate(self._undo(images), size=299, mode="bilinear", antialias=True, align_corners=False)
-        return self.model((images - self._mean) / self._std)
+        pixels = images * self._own_std + self._own_mean
+        pixels = F.interpolate(pixels, size=299, mode="bilinear", antialias=True, align_corners=False)
+        return self.model((pixels - self._mean) / self._std)
 
 
 class ClipEmbedding:
@@ -64,17 +68,6 @@ def make_embedding(svm_config, config, device):
     if svm_config.embedding == "inception":
         return InceptionEmbedding(config, device)
     return ClipEmbedding(svm_config, config, device)
-
-
-class _Denormalize:
-    """Undo the data set's normalisation: pixels on the 0..1 scale."""
-
-    def __init__(self, config, device):
-        self.mean = torch.tensor(config.mean or [0.0] * 3, device=device)[:, None, None] / 255
-        self.std = torch.tensor(config.std or [255.0] * 3, device=device)[:, None, None] / 255
-
-    def __call__(self, images):
-        return images * self.std + self.mean
 
 
 class EmbeddingCache:

@@ -7,7 +7,7 @@ import csv
 import os
 import re
 import urllib.error
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -54,7 +54,7 @@ class ImageArrays:
     images: np.ndarray
     labels: np.ndarray
     class_names: list
-    spurious: np.ndarray | None = field(default=None)
+    spurious: np.ndarray | None = None
 
     def __len__(self):
         return len(self.images)
@@ -143,12 +143,16 @@ def folder_sources(folder):
             images = sorted(path for path in entry.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
             paths += images
             labels += [class_names.index(entry.name)] * len(images)
-        absent = set(range(len(class_names))) - set(labels) if split == "train" else not paths
-        if absent:
-            where = folder / split / (class_names[min(absent)] if split == "train" else "")
-            raise UserError(f"{where} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))}); add some or remove it")
+            if split == "train" and not images:
+                raise _no_images(entry)
+        if not paths:
+            raise _no_images(folder / split)
         sources[split] = ImageFiles(paths, np.array(labels), class_names)
     return sources
+
+
+def _no_images(folder):
+    return UserError(f"{folder} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))}); add some or remove it")
 
 
 def manifest_sources(manifest, image_root=None, class_names=None, bce=False):
