@@ -9,18 +9,16 @@ With an SVM config of CLIP embeddings, --captions also names the failures: cifar
 """
 
 import argparse
-import os
-from pathlib import Path
 
 import numpy as np
 import torch
 
-from src.caption_scores import SIDES, describe_directions, extreme_latents, subpopulation_accuracy
+from src.caption_scores import SIDES, caption_similarity, describe_directions, extreme_latents, subpopulation_accuracy
 from src.captions import get_caption_set
 from src.checkpoints import load_checkpoint
 from src.config_parsing import load_dataset_config, load_svm_config, split_overrides
 from src.devices import resolve_device
-from src.embeddings import EmbeddingCache, make_embedding
+from src.embeddings import EmbeddingCache, cache_folder, make_embedding
 from src.errors import UserError, entry_point
 from src.files import check_writable, write_csv
 from src.loaders import make_loader
@@ -78,7 +76,7 @@ def main(argv=None):
     checkpoint = load_checkpoint(args.model_path, config)
     embedding = make_embedding(svm_config, config, device)
 
-    cache = cache_folder(args.model_path, files)
+    cache = cache_folder(args.model_path, files.result.parent)
     predictions, latents = evaluate(splits, checkpoint.model, embedding, config, device, cache)
     if condition is not None:
         val = predictions["val"]
@@ -109,9 +107,14 @@ def main(argv=None):
         _, _, metrics = fitter.predict(ys=found.labels, latents=latents[name], preds=found.preds, compute_metrics=True)
         spurious = splits[name].column("spurious").astype(np.int64) if splits[name].has_spurious else None
         entries[name] = split_metrics(metrics, found, spurious, fitter.skipped)
-    made_from = {"args": vars(args), "dataset_config": config.model_dump(), "svm_config": svm_config.model_dump()}
+    captions = []
+    if caption_set:
+        captions = describe_directions(fitter, embedding.clip, caption_set, class_names, args.top_k)
+        nearest = extreme_latents(embedding.clip, captions)
+        for name, entry in entries.items():
+            for side, values in caption_similarity(latents[name], entry["classes"].numpy(), nearest).items():
+                entry[f"{side}_similarity"] = torch.from_numpy(values)
     files.remove_old()
-    save_result(files, fitter, entries, made_from, class_names, threshold)
     for name, entry in entries.items():
         write_split_csv(files.beside(f"{name}.csv"), entry, class_names)
 
@@ -126,9 +129,16 @@ def main(argv=None):
     if args.spurious:
         print_spurious(entries, class_names, config.minority if condition is None else None, files)
     if caption_set:
-        rows = describe_directions(fitter, embedding.clip, caption_set, class_names, args.top_k)
-        print_captions(rows, class_names, files)
-        write_subpopulations(extreme_latents(embedding.clip, rows), entries, latents, class_names, files)
+        print_captions(captions, class_names, files)
+        write_subpopulations(entries, class_names, files)
+    made_from = {
+        "args": vars(args),
+        "dataset_config": config.model_dump(),
+        "svm_config": svm_config.model_dump(),
+        "train_labels_digest": splits["train"].beton.labels_digest,
+    }
+    # The result itself comes last: where it is, everything beside it is.
+    save_result(files, fitter, entries, made_from, class_names, threshold)
     print(f"result: {files.result}")
 
 
@@ -168,13 +178,6 @@ def evaluate(splits, model, embedding, config, device, folder):
     return predictions, latents
 
 
-def cache_folder(model_path, files):
-    """`embeddings/` in the run that a checkpoint belongs to; beside the result where the run may not be written to."""
-    run = Path(model_path).absolute().parent
-    run = run.parent if run.name == "checkpoints" else run
-    return (run if os.access(run, os.W_OK) else files.result.parent) / "embeddings"
-
-
 def print_spurious(entries, class_names, given, files):
     """Print and save what the flagged images are made of, and how early the minority comes in each ordering."""
     shown = "unlabeled" if "unlabeled" in entries else "test"
@@ -201,16 +204,14 @@ def print_captions(rows, class_names, files):
     print(format_table(["class", "side", "caption", "z"], shown, left=3))
 
 
-def write_subpopulations(caption_latents, entries, latents, class_names, files):
+def write_subpopulations(entries, class_names, files):
     """Save the model's accuracy on the images nearest to each class's hardest and easiest caption."""
-    rows = [
-        [split, class_names[row["class"]], side, row["k"], row[side], row["class_mean"]]
-        for split in ("val", "test")
-        for row in subpopulation_accuracy(
-            latents[split], entries[split]["classes"].numpy(), entries[split]["ytrue"].numpy(), caption_latents
-        )
-        for side in SIDES
-    ]
+    rows = []
+    for split in ("val", "test"):
+        entry = entries[split]
+        similarity = {side: entry[f"{side}_similarity"].numpy() for side in SIDES}
+        for row in subpopulation_accuracy(similarity, entry["classes"].numpy(), entry["ytrue"].numpy()):
+            rows += [[split, class_names[row["class"]], side, row["k"], row[side], row["class_mean"]] for side in SIDES]
     header = ("split", "class", "side", "k", "accuracy", "class_accuracy")
     write_csv(files.beside("subpopulations.csv"), header, rows)
 

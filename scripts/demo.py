@@ -7,7 +7,6 @@ Everything goes to demo/. The commands are printed as they could be typed.
 
 import argparse
 import csv
-import shlex
 import sys
 import time
 from pathlib import Path
@@ -18,6 +17,7 @@ import ffcv_main
 import train_svms
 import visualization_utils
 from scripts import make_betons
+from scripts.steps import repeated, run
 from src.errors import entry_point
 from src.files import load_pt
 from src.scenes import Plant
@@ -47,8 +47,7 @@ def main(argv=None):
     out = Path(args.out)
     began = time.perf_counter()
 
-    overrides = [word for override in args.override for word in ("--override", override)]
-    plants = [word for plant in PLANTS for word in ("--plant", plant)]
+    overrides, plants = repeated("--override", args.override), repeated("--plant", PLANTS)
     run(make_betons.main, "scripts/make_betons.py", "scenes", "--out", out, "--seed", args.seed, *plants)
     run(ffcv_main.main, "ffcv_main.py", "-c", CONFIG, "--root", out, "--runs", out / "runs", "--exp-name", "scenes",
         "--seed", args.seed, *overrides)  # fmt: skip
@@ -67,15 +66,6 @@ def main(argv=None):
     print(format_table(*hardest_captions(out), left=3))
     print(f"\nreport, to be opened in a browser: {out / 'report.html'}")
     print(f"finished in {time.perf_counter() - began:.0f} s")
-
-
-def run(command, name, *words):
-    """Print a command line, then do what it does."""
-    words = [str(word) for word in words]
-    print(f"\n$ python {name} {shlex.join(words)}", flush=True)
-    began = time.perf_counter()
-    command(words)
-    print(f"({time.perf_counter() - began:.0f} s)")
 
 
 def planted_and_found(out):

@@ -83,6 +83,11 @@ class Beton:
                 digest.update(stream.read(4096))
         return digest.hexdigest()[:32]
 
+    @cached_property
+    def labels_digest(self):
+        """Hash of the labels in their order: the same for the same data set, however its images are stored."""
+        return hashlib.sha256(np.ascontiguousarray(self.column("label")).tobytes()).hexdigest()[:32]
+
 
 def open_beton(path):
     """Open a beton and check that it is whole and has `index` 0..N-1. Raises `UserError`."""

@@ -6,6 +6,7 @@ set's config says, `latents` are the base model's penultimate features.
 
 import functools
 import hashlib
+import os
 from pathlib import Path
 
 import numpy as np
@@ -68,6 +69,13 @@ def make_embedding(svm_config, config, device):
     if svm_config.embedding == "inception":
         return InceptionEmbedding(config, device)
     return ClipEmbedding(svm_config, config, device)
+
+
+def cache_folder(checkpoint_path, otherwise):
+    """`embeddings/` in the run that a checkpoint belongs to; in the folder `otherwise` where the run is read-only."""
+    run = Path(checkpoint_path).absolute().parent
+    run = run.parent if run.name == "checkpoints" else run
+    return (run if os.access(run, os.W_OK) else Path(otherwise)) / "embeddings"
 
 
 class EmbeddingCache:

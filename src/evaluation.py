@@ -9,6 +9,7 @@ from tqdm import tqdm
 
 from .devices import autocast
 from .errors import UserError
+from .files import save_pt
 from .metrics import aurocs, class_accuracies
 from .models import FeatureExtractor
 
@@ -57,6 +58,15 @@ class Predictions:
             "accuracy": float(correct.mean()),
             "per_class_accuracy": torch.tensor(class_accuracies(correct, self.labels, num_classes)),
         }
+
+
+def save_predictions(path, splits, seed, class_names):
+    """Save a dict split -> `Predictions` of a run, with its seed: what scripts/compare_runs.py reads."""
+    content = {
+        split: {name: None if array is None else torch.from_numpy(array) for name, array in vars(found).items()}
+        for split, found in splits.items()
+    }
+    save_pt({"seed": seed, "class_names": list(class_names), **content}, path)
 
 
 @torch.no_grad()

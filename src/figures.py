@@ -3,6 +3,7 @@
 import io
 from pathlib import Path
 
+import numpy as np
 from matplotlib.figure import Figure as _Figure
 
 from .errors import UserError
@@ -63,6 +64,80 @@ def extremes_figure(title, galleries, columns, decision_values, confs, right):
     ax.set(xlabel="decision value (flagged at or below 0)", ylabel="confidence in the true class", ylim=(-0.03, 1.03))
     ax.spines[["top", "right"]].set_visible(False)
     ax.legend(title="base model", frameon=False)
+    return figure
+
+
+def comparison_figure(rows):
+    """Differences from the base with their intervals, and accuracy on hard and easy subpopulations of growing size.
+
+    Args:
+        rows: list of `comparison.Row`, the base's first.
+    """
+    names = list(dict.fromkeys(row.name for row in rows))
+    base = names[0]
+    colours = {name: f"C{i}" for i, name in enumerate(names)}
+    figure = Figure(figsize=(12, 4.2), dpi=100, layout="constrained")
+    left, *sides = figure.subplots(1, 3, width_ratios=[1.3, 1, 1])
+
+    others = names[1:] or names
+    main = [what for what in ("overall", "worst class", "minority") if any(row.measure == what for row in rows)]
+    step = 0.8 / len(others)
+    for i, name in enumerate(others):
+        of_name = {row.measure: row for row in rows if row.name == name}
+        for j, what in enumerate(main):
+            row, height = of_name[what], j - 0.4 + (i + 0.5) * step
+            left.plot([row.low, row.high], [height, height], color=colours[name], linewidth=2)
+            left.plot(row.difference, height, "o", color=colours[name], label=_plain(name) if j == 0 else None)
+    left.axvline(0, color="grey", linewidth=0.8, zorder=0)
+    left.set_yticks(range(len(main)), main)
+    left.invert_yaxis()
+    left.set(xlabel=f"difference from {_plain(base)} (95 % interval over seeds)")
+
+    for ax, side in zip(sides, ("hard", "easy"), strict=True):
+        for name in names:
+            curve = sorted(
+                (int(row.measure.split()[1]), row.mean)
+                for row in rows
+                if row.name == name and row.measure.startswith(f"{side} ")
+            )
+            ax.plot(
+                [k for k, _ in curve],
+                [accuracy for _, accuracy in curve],
+                "-",
+                marker=".",
+                color=colours[name],
+                label=_plain(name),
+            )
+        ax.set(xlabel=f"K {side}est test images of each class", ylabel="accuracy")
+    sides[0].legend(frameon=False, fontsize=8)
+    for ax in (left, *sides):
+        ax.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def sparsity_figure(nonzeros, accuracies, chosen=None, dense=None):
+    """Accuracy against features per class, along a path of sparse layers.
+
+    Args:
+        nonzeros: (L,) features per class; layers without any are left out.
+        accuracies: dict of split name -> (L,) shares of 1.
+        chosen: index of the layer to mark.
+        dense: dict of split name -> accuracy of the model's own last layer, drawn as a line.
+    """
+    figure = Figure(figsize=(6, 4), dpi=100, layout="constrained")
+    ax = figure.subplots()
+    nonzeros = np.asarray(nonzeros, dtype=float)
+    shown = nonzeros > 0
+    for colour, marker, (split, values) in zip((RIGHT, WRONG), "ox", accuracies.items(), strict=False):
+        values = np.asarray(values)
+        ax.plot(nonzeros[shown], values[shown], marker=marker, markersize=3, linewidth=1, color=colour, label=split)
+        if dense and split in dense:
+            ax.axhline(dense[split], color=colour, linewidth=0.8, linestyle="--", label=f"{split}, dense head")
+        if chosen is not None:
+            ax.plot(nonzeros[chosen], values[chosen], marker="o", markersize=9, fillstyle="none", color=colour)
+    ax.set(xscale="log", xlabel="features per class", ylabel="accuracy")
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.legend(frameon=False)
     return figure
 
 

@@ -76,9 +76,11 @@ def read_image(path):
                 return np.repeat(np.rint(grey).astype(np.uint8)[:, :, None], 3, axis=2)
             return np.asarray(image.convert("RGB"))
     except FileNotFoundError:
-        raise UserError(f"image {path} does not exist; correct the list, or leave it out with --skip-broken") from None
+        raise UserError(f"image {path} does not exist; correct the list, or give --skip-broken") from None
     except Exception as error:  # Pillow raises many kinds for broken files
-        raise UserError(f"image {path} is broken ({error}); mend it, or leave it out with --skip-broken") from None
+        raise UserError(
+            f"image {path} is broken ({error}): mend or remove it (make_betons.py: --skip-broken)"
+        ) from None
 
 
 def without_broken(source, workers=-1):
@@ -132,23 +134,25 @@ def folder_sources(folder):
     class_names = sorted(entry.name for entry in (folder / "train").iterdir() if entry.is_dir())
     if not class_names:
         raise UserError(f"{folder / 'train'} has no class folders; lay images out as SPLIT/CLASS/FILE")
-    sources = {}
-    for split in splits:
-        paths, labels = [], []
-        for entry in sorted((folder / split).iterdir()):
-            if not entry.is_dir():
-                continue
-            if entry.name not in class_names:
-                raise UserError(f"{entry} is a class that {folder / 'train'} does not have; rename or remove it")
-            images = sorted(path for path in entry.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
-            paths += images
-            labels += [class_names.index(entry.name)] * len(images)
-            if split == "train" and not images:
-                raise _no_images(entry)
-        if not paths:
-            raise _no_images(folder / split)
-        sources[split] = ImageFiles(paths, np.array(labels), class_names)
+    sources = {split: class_folders(folder / split, class_names) for split in splits}
+    empty = np.flatnonzero(np.bincount(sources["train"].labels, minlength=len(class_names)) == 0)
+    if len(empty):
+        raise _no_images(folder / "train" / class_names[empty[0]])
     return sources
+
+
+def class_folders(folder, class_names):
+    """Images under `folder/CLASS/`, in the order class, file name; a class may be without any."""
+    paths, labels = [], []
+    for entry in sorted(entry for entry in Path(folder).iterdir() if entry.is_dir()):
+        if entry.name not in class_names:
+            raise UserError(f"{entry} is none of the classes {', '.join(class_names)}; rename or remove it")
+        images = sorted(path for path in entry.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+        paths += images
+        labels += [class_names.index(entry.name)] * len(images)
+    if not paths:
+        raise _no_images(folder)
+    return ImageFiles(paths, np.array(labels), list(class_names))
 
 
 def _no_images(folder):

@@ -6,7 +6,8 @@ import torch
 from .errors import UserError
 from .files import is_plain_tensor, load_pt, save_pt
 
-KEYS = ("train_indices", "val_indices", "unlabeled_indices")
+KEYS = ("train_indices", "val_indices", "unlabeled_indices", "extra_indices")
+DIGEST = "train_labels_digest"
 
 
 def set_apart(labels, candidates, every):
@@ -60,13 +61,14 @@ def thin(indices, groups, steps):
     return indices[keep]
 
 
-def save_index_file(path, splits):
-    """Save a dict of index arrays as int64 tensors."""
-    save_pt({key: torch.as_tensor(np.asarray(value, dtype=np.int64)) for key, value in splits.items()}, path)
+def save_index_file(path, splits, labels_digest=None):
+    """Save a dict of index arrays as int64 tensors; `labels_digest` of the train beton ties the file to it."""
+    content = {key: torch.as_tensor(np.asarray(value, dtype=np.int64)) for key, value in splits.items()}
+    save_pt(content | ({DIGEST: labels_digest} if labels_digest else {}), path)
 
 
 def load_index_file(path):
-    """Load an index file as a dict of int64 arrays, of the keys in `KEYS` that it has.
+    """Load an index file as a dict of int64 arrays, of the keys in `KEYS` that it has, and the digest where it has one.
 
     Raises `UserError` where the file is missing, damaged, would run code, or holds something else.
     """
@@ -89,4 +91,6 @@ def load_index_file(path):
         splits[key] = value.numpy().astype(np.int64)
     if not splits:
         raise UserError(f"index file {path} has none of {', '.join(KEYS)}; make it with scripts/make_index_files.py")
+    if isinstance(content.get(DIGEST), str):
+        splits[DIGEST] = content[DIGEST]
     return splits

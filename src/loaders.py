@@ -62,6 +62,112 @@ def _order(config):
     return OrderOption.QUASI_RANDOM if config.quasi_random else OrderOption.RANDOM
 
 
+def make_training_loader(splits, config, device, seed=0):
+    """The shuffled loader of the images that are trained on.
+
+    Args:
+        splits: list of `Split`: train, and, where there are any, splits of other betons (see `MixedLoader`).
+    """
+
+    def make(split, seed, **options):
+        return make_loader(split, config.model_copy(update=options), device, train=True, seed=seed)
+
+    return mix(splits, make, seed)
+
+
+def make_feature_loader(splits, cache, config, device, seed=0):
+    """The same for features: each split's come from an `EmbeddingCache`, as they are without augmentation."""
+
+    def make(split, seed, batch_size=config.batch_size, drop_last=config.drop_last, **_):
+        found, features = cache.get(make_loader(split, config, device))
+        return FeatureLoader(split, features, found.labels, device, batch_size, config.shuffle, drop_last, seed)
+
+    return mix(splits, make, seed)
+
+
+def mix(splits, make, seed):
+    """A loader of the first split, with the others shared out over its batches: a `MixedLoader` where there are any."""
+    main = make(splits[0], seed)
+    extras = [
+        # A seed of its own: an extra image has the number of a training image, but is augmented in another way.
+        make(split, seed + k, batch_size=-(-len(split) // len(main)), drop_last=False, quasi_random=False)
+        for k, split in enumerate(splits[1:], start=1)
+    ]
+    return MixedLoader(main, extras) if extras else main
+
+
+class MixedLoader:
+    """The batches of a main loader, each with a share of extra images at its end; an epoch shows every image once.
+
+    The examples of the extra loaders get an `index` beyond the main beton's: the first one's are counted on from the
+    main beton's length, the second one's from the end of the first one's beton.
+    """
+
+    def __init__(self, main, extras):
+        self.main, self.extras = main, extras
+        lengths = [len(loader.split.beton) for loader in (main, *extras)]
+        self.offsets = np.cumsum(lengths)[:-1].tolist()
+
+    @property
+    def epoch(self):
+        return self.main.epoch
+
+    @epoch.setter
+    def epoch(self, epoch):
+        for loader in (self.main, *self.extras):
+            loader.epoch = epoch
+
+    def __len__(self):
+        return len(self.main)
+
+    def __iter__(self):
+        extras = [iter(loader) for loader in self.extras]
+        for batch in self.main:
+            parts = [batch]
+            for offset, extra in zip(self.offsets, extras, strict=True):
+                more = next(extra, None)
+                if more is not None:
+                    parts.append(more._replace(index=more.index + offset))
+            yield type(batch)(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
+
+
+class FeatureLoader:
+    """Features in place of images: what a last layer is trained on. Batches have the fields image, label and index.
+
+    Args:
+        split: the `Split` that the features are of.
+        features: (N, d) float32, may be a memory map.
+        labels: (N,) ints, or (N, k) for BCE.
+        shuffle, drop_last, seed, `epoch`: as for a `Loader`.
+    """
+
+    def __init__(self, split, features, labels, device, batch_size, shuffle=False, drop_last=False, seed=0):
+        if drop_last and len(split) < batch_size:
+            raise _smaller_than_a_batch(split, batch_size)
+        self.split, self.features, self.device = split, features, device
+        self.labels, self.indices = torch.from_numpy(labels), torch.from_numpy(split.indices)
+        self.batch_size, self.shuffle, self.drop_last, self.seed = batch_size, shuffle, drop_last, seed
+        self.epoch = 0
+
+    def __len__(self):
+        return len(self.split) // self.batch_size if self.drop_last else -(-len(self.split) // self.batch_size)
+
+    def __iter__(self):
+        order = np.arange(len(self.split))
+        if self.shuffle:
+            order = np.random.default_rng(epoch_key(self.seed, self.epoch)).permutation(order)
+        self.epoch += 1
+        for start in range(0, len(self) * self.batch_size, self.batch_size):
+            rows = order[start : start + self.batch_size]
+            columns = (torch.from_numpy(self.features[rows]), self.labels[rows], self.indices[rows])
+            if self.device.type == "cuda":
+                columns = (column.pin_memory().to(self.device, non_blocking=True) for column in columns)
+            yield _FeatureBatch(*columns)
+
+
+_FeatureBatch = namedtuple("_FeatureBatch", FIELDS)
+
+
 class Loader:
     """Iterate to get one epoch of batches; `epoch` counts on by itself and can be set, after a resume for instance."""
 
@@ -71,10 +177,7 @@ class Loader:
     ):  # fmt: skip
         split.beton.require(*fields)
         if drop_last and len(split) < batch_size:
-            raise UserError(
-                f"{split.name} has {len(split)} images, fewer than one batch of {batch_size}: "
-                "lower batch_size, or set drop_last: false"
-            )
+            raise _smaller_than_a_batch(split, batch_size)
         if "image" in fields and decoder == "simple":
             _check_image_size(split, imgsz)
         self.split, self.device, self.seed, self.epoch = split, device, seed, 0
@@ -143,6 +246,13 @@ class Loader:
         if "image" in fields:
             pipelines["image"] = [_DECODERS[decoder](imgsz), ToTensor(), *to_device]
         return pipelines
+
+
+def _smaller_than_a_batch(split, batch_size):
+    return UserError(
+        f"{split.name} has {len(split)} images, fewer than one batch of {batch_size}: "
+        "lower batch_size, or set drop_last: false"
+    )
 
 
 def _check_image_size(split, imgsz):

@@ -18,9 +18,10 @@ import yaml
 from markupsafe import Markup
 from PIL import Image
 
+from .comparison import load_rows, main_table
 from .errors import UserError
 from .files import atomic_path, check_writable
-from .minority import attribute_rates, minority_precision, minority_values
+from .minority import attribute_rates, minority_precision
 from .svm_processor import MissingBeton, SVMProcessor, ends
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -131,10 +132,8 @@ def add_minority(summaries, proc, split):
     metrics = proc.metrics(split)
     if not {"train", split} <= set(proc.splits) or "spuriouses" not in metrics:
         return
-    train = proc.metrics("train")
     labels, spurious, right = metrics["classes"], metrics["spuriouses"], metrics["ytrue"] == 1
-    given = None if proc.dataset_config.get("bce") else proc.dataset_config.get("minority")
-    minority = minority_values(train["classes"], train["spuriouses"], proc.num_classes, given, proc.class_names)
+    minority = proc.minority()
     for row in attribute_rates(labels, spurious, metrics["ypred"] == 0, minority):
         accuracy = _mean(right[(labels == row["class"]) & (spurious == row["value"])])
         summaries[row["class"]].attributes.append({**row, "accuracy": accuracy})
@@ -265,26 +264,47 @@ def _webp(image, **options):
 # ---- the page ---------------------------------------------------------------------------------------------------
 
 
-def write_report(result_path, out_path, root=None, split="test"):
+def write_report(result_path, out_path, root=None, split="test", compared=None):
     """Write the report of a result as one HTML file, atomically; return its path.
 
     result_path: `OUT.pt` of train_svms.py; OUT_captions.csv and OUT_subpopulations.csv beside it are shown as well.
     root: folder of the betons, by default the one that the result was made with; where they are missing the report has
-    no images and says so. split: whose images and accuracies are shown.
+    no images and says so. split: whose images and accuracies are shown. compared: what scripts/compare_runs.py was
+    given as --out; its table and figure make the section "before and after".
     Raises `UserError` for an `out_path` that cannot be written, a result that is none or has no such split, and betons
     of another data set.
     """
     out_path = Path(out_path)
     check_writable(out_path)
     proc = SVMProcessor(result_path, root, get_unlabeled=split == "unlabeled")
-    html = render_report(proc, split)
+    html = render_report(proc, split, read_comparison(compared) if compared else None)
     with atomic_path(out_path) as temporary:
         temporary.write_text(html, encoding="utf-8")
     return out_path
 
 
-def render_report(proc, split):
-    """The report of an `SVMProcessor`, as a string of HTML."""
+@dataclass
+class Comparison:
+    """Runs before and after an intervention: names, the base's first, `main_table`'s measures, and the figure's URI."""
+
+    names: list
+    measures: list
+    seeds: int
+    figure: str
+
+
+def read_comparison(out):
+    """What scripts/compare_runs.py --out OUT left. Raises `UserError` where it is not there."""
+    rows = load_rows(f"{out}.csv")
+    figure = Path(f"{out}.png")
+    if not figure.is_file():
+        raise UserError(f"the figure {figure} of the comparison does not exist; run scripts/compare_runs.py again")
+    uri = "data:image/png;base64," + base64.b64encode(figure.read_bytes()).decode()
+    return Comparison(*main_table(rows), rows[0].seeds, uri)
+
+
+def render_report(proc, split, comparison=None):
+    """The report of an `SVMProcessor`, and maybe a `Comparison`, as a string of HTML."""
     metrics = proc.metrics(split)
     summaries = summarise_classes(proc, split)
     add_minority(summaries, proc, split)
@@ -303,7 +323,7 @@ def render_report(proc, split):
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(number=_number, signed=_signed)
+    environment.filters.update(number=_number, signed=_signed, signed3=lambda value: _signed(value, 3))
     style, script = ((TEMPLATES / name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
     right, flagged = metrics["ytrue"] == 1, metrics["ypred"] == 0
     most_images, largest_side, reduced = shown
@@ -324,6 +344,7 @@ def render_report(proc, split):
         sections=sections,
         skipped=[summary for summary in summaries if summary.skipped],
         no_images=no_images,
+        comparison=comparison,
         most_images=most_images,
         largest_side=largest_side,
         reduced=reduced,
@@ -356,6 +377,6 @@ def _number(value, digits=3):
     return "\N{EN DASH}" if value is None or math.isnan(value) else f"{value:.{digits}f}"
 
 
-def _signed(value):
-    """Two decimals with a real minus sign."""
-    return f"{value:+.2f}".replace("-", "\N{MINUS SIGN}")
+def _signed(value, digits=2):
+    """A number with its sign, and a real minus."""
+    return f"{value:+.{digits}f}".replace("-", "\N{MINUS SIGN}")

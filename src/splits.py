@@ -7,7 +7,7 @@ import numpy as np
 
 from .betons import Beton, open_beton
 from .errors import UserError
-from .index_files import load_index_file
+from .index_files import DIGEST, load_index_file
 
 
 @dataclass(frozen=True)
@@ -15,7 +15,7 @@ class Split:
     """Some examples of a beton.
 
     Attributes:
-        name: "train", "val", "test" or "unlabeled".
+        name: "train", "val", "test", "unlabeled" or "extra".
         indices: (N,) int64 positions in the beton.
     """
 
@@ -35,28 +35,41 @@ class Split:
         return self.beton.column(field)[self.indices]
 
 
-def open_splits(config, root=".", indices_file=None, unlabeled=False):
+def open_splits(config, root=".", indices_file=None, unlabeled=False, extra=False):
     """Open the betons of a `DatasetConfig` and cut them into splits, with every check.
 
     Args:
         root: folder that the config's betons are relative to.
         indices_file: index file, or None where the config has a `val_beton`.
         unlabeled: whether the extra pool is wanted; it is an error if there is none.
+        extra: whether images of `unlabeled_beton` that the index file adds to train are wanted, where there are any.
 
     Returns:
-        dict of `Split`: train, val, test and, if wanted, unlabeled.
+        dict of `Split`: train, val, test and, if wanted, unlabeled and extra.
     """
     if indices_file is None and config.val_beton is None:
         raise UserError("the config has no val_beton: say with --indices-file which training images are validation")
     index = load_index_file(indices_file) if indices_file else {}
-    files = {"train": config.train_beton, "test": config.test_beton, "val": config.val_beton or config.train_beton}
+    files = {"train": config.train_beton, "val": config.val_beton or config.train_beton, "test": config.test_beton}
     if unlabeled:
         files["unlabeled"] = config.unlabeled_beton or config.train_beton
         if config.unlabeled_beton is None and "unlabeled_indices" not in index:
             raise UserError("there is no unlabeled pool: set unlabeled_beton, or give an index file with one")
+    if extra and "extra_indices" in index:
+        if config.unlabeled_beton is None:
+            raise UserError(
+                f"index file {indices_file} has extra_indices, of an unlabeled_beton, but the config names none; use "
+                "the config that the file was made with"
+            )
+        files["extra"] = config.unlabeled_beton
     betons = {name: open_beton(Path(root) / name) for name in dict.fromkeys(files.values())}
+    if DIGEST in index and index[DIGEST] != betons[files["train"]].labels_digest:
+        raise UserError(
+            f"index file {indices_file} was made for a train beton with other labels than "
+            f"{Path(root) / files['train']}; use the beton of its result, or make the file again"
+        )
     splits = {}
-    for name in ("train", "val", "test", *(["unlabeled"] if unlabeled else [])):
+    for name in files:
         beton = betons[files[name]]
         if f"{name}_indices" in index:
             indices = index[f"{name}_indices"]

@@ -15,6 +15,7 @@ from .betons import open_beton
 from .errors import UserError
 from .figures import extremes_figure, save_figure
 from .files import is_plain_tensor, load_pt
+from .minority import minority_values
 
 SPLITS = ("train", "val", "test", "unlabeled")
 ORDERINGS = ("svm", "confidence")
@@ -80,6 +81,12 @@ class SVMProcessor:
                 key: value.numpy() if isinstance(value, torch.Tensor) else value for key, value in entry.items()
             }
         return self._metrics[split]
+
+    def minority(self):
+        """The minority's values of `spurious` in each class, a list of sets: the config's, or by the rule, on train."""
+        given = None if self.dataset_config.get("bce") else self.dataset_config.get("minority")
+        train = self.metrics("train")
+        return minority_values(train["classes"], train["spuriouses"], self.num_classes, given, self.class_names)
 
     def class_number(self, c):
         """Number of a class given by number or by name. Raises `UserError` where there is none."""

@@ -37,6 +37,7 @@ class OutputFiles:
 
     def remove_old(self):
         """Remove what an earlier run with the same `--out-file` left, so that nothing of it is taken for this one's."""
+        self.result.unlink(missing_ok=True)  # first: where the result is, everything beside it is
         endings = [f"{split}.csv" for split in ("train", "val", "test", "unlabeled")]
         for ending in (*endings, "spurious.csv", "precision.csv", "captions.csv", "subpopulations.csv"):
             self.beside(ending).unlink(missing_ok=True)

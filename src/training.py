@@ -57,6 +57,20 @@ def load_loss_vector(path, train):
     return vector.float()
 
 
+def extended_loss_vector(vector, splits, extra_weight):
+    """Weights for a `MixedLoader`'s index: of the train beton's examples, and `extra_weight` for all extra ones.
+
+    Args:
+        vector: (M,) from `load_loss_vector`, or None for ones. splits: list of `Split`, train and extra ones.
+    """
+    train, *extras = splits
+    weights = torch.ones(len(train.beton) + sum(len(extra.beton) for extra in extras))
+    if vector is not None:
+        weights[: min(len(vector), len(train.beton))] = vector[: len(train.beton)]
+    weights[len(train.beton) :] = extra_weight
+    return weights
+
+
 @dataclass
 class Trainer:
     """Trains a model on the loaders `train` and `val`; keeps `checkpoint_last.pt` and `checkpoint_best.pt`.
@@ -79,18 +93,23 @@ class Trainer:
     loss_vector: torch.Tensor | None = None
     log: bool = True
 
-    def fit(self, resume=False):
-        """Train to the end, from `checkpoint_last.pt` if `resume`. Returns the trained model.
+    def fit(self, start, trained=None):
+        """Train to the end. Returns the trained model.
+
+        Args:
+            start: the `Checkpoint` to begin with; from its training state, where it has one, training goes on.
+            trained: the part of its model that is trained, and that the loaders' batches are for: by default all of it.
 
         Raises `UserError` where the loss is not finite; the checkpoints of earlier epochs stay.
         """
         torch.manual_seed(self.seed)
         torch.backends.cudnn.benchmark = True
         options = self.config.training
-        model, start, best, state = self._start(resume)
-        model = model.to(self.device, memory_format=torch.channels_last)
+        model = start.model.to(self.device, memory_format=torch.channels_last)
+        trained = trained or model
+        state, first, best = start.training_state, 0, -1.0
         optimizer = torch.optim.SGD(
-            model.parameters(),
+            trained.parameters(),
             lr=options.lr,
             momentum=options.optimizer.momentum,
             weight_decay=options.optimizer.weight_decay,
@@ -101,21 +120,22 @@ class Trainer:
         if state:
             optimizer.load_state_dict(state["optimizer"])
             scaler.load_state_dict(state["scaler"])
+            first, best = start.run_metadata["epoch"], start.run_metadata["best_val"]
         else:
             # Before the first epoch is done there is already something to resume from.
             self._save("last", model, 0, best, optimizer, scaler)
         writer = self._summary_writer()
-        bar = tqdm(range(start, options.epochs), desc="training", unit="epoch", initial=start, total=options.epochs,
+        bar = tqdm(range(first, options.epochs), desc="training", unit="epoch", initial=first, total=options.epochs,
                    disable=None)  # fmt: skip
         for epoch in bar:
-            loss, accuracy = self._train_epoch(model, optimizer, scaler, epoch)
+            loss, accuracy = self._train_epoch(trained, optimizer, scaler, epoch)
             if not np.isfinite(loss):
                 kept = f"; the checkpoints of earlier epochs are in {self.folder}" if epoch else ""
                 raise UserError(
                     f"the training loss became {loss} in epoch {epoch + 1}: lower training.lr (now {options.lr:g}), or "
                     f"look at mean, std and the loss vector, and train again{kept}"
                 )
-            metrics = predict(model, self.val, self.device, self.config.bce).metrics(self.config.num_classes)
+            metrics = predict(trained, self.val, self.device, self.config.bce).metrics(self.config.num_classes)
             score = metrics["auroc" if self.config.bce else "accuracy"]
             if writer:
                 writer.add_scalar("loss/train", loss, epoch + 1)
@@ -135,22 +155,6 @@ class Trainer:
     def checkpoint_path(self, which):
         """Path of the checkpoint `which`, "last" or "best"."""
         return self.folder / "checkpoints" / f"checkpoint_{which}.pt"
-
-    def _start(self, resume):
-        """Model, epochs done, best validation score so far and training state."""
-        if not resume:
-            return build_model(**model_names(self.config)), 0, -1.0, None
-        path = self.checkpoint_path("last")
-        checkpoint = load_checkpoint(path, self.config)
-        state, metadata = checkpoint.training_state, checkpoint.run_metadata
-        complete = isinstance(state, dict) and {"optimizer", "scaler"} <= set(state)
-        if not complete or not {"seed", "epoch", "best_val"} <= set(metadata):
-            raise UserError(f"checkpoint {path} holds no training state to resume from; train without --resume")
-        if metadata["seed"] != self.seed:
-            raise UserError(f"{path} was trained with --seed {metadata['seed']}; resume with the same")
-        for key, was, now in _differences(metadata, self.metadata or {}):
-            raise UserError(f"{path} was trained with {key} {was}, not {now}; resume with the same, or train anew")
-        return checkpoint.model, metadata["epoch"], metadata["best_val"], state
 
     def _train_epoch(self, model, optimizer, scaler, epoch):
         """One epoch; returns mean loss and accuracy. Nothing in a step waits for the device."""
@@ -191,6 +195,44 @@ class Trainer:
         return SummaryWriter(self.folder)
 
 
+def new_checkpoint(config, seed):
+    """An untrained model (or one with torchvision's weights) to start from."""
+    torch.manual_seed(seed)
+    names = model_names(config)
+    return Checkpoint(build_model(**names), names, {})
+
+
+def load_resumable(path, config, seed, metadata):
+    """The checkpoint of an interrupted training, to go on from.
+
+    Raises `UserError` where it holds no training state, or was trained in another way than `metadata` says.
+    """
+    checkpoint = load_checkpoint(path, config)
+    state, before = checkpoint.training_state, checkpoint.run_metadata
+    complete = isinstance(state, dict) and {"optimizer", "scaler"} <= set(state)
+    if not complete or not {"seed", "epoch", "best_val"} <= set(before):
+        raise UserError(f"checkpoint {path} holds no training state to resume from; train without --resume")
+    if before["seed"] != seed:
+        raise UserError(f"{path} was trained with --seed {before['seed']}; resume with the same")
+    for key, was, now in _differences(before, metadata):
+        raise UserError(f"{path} was trained with {key} {was}, not {now}; resume with the same, or train anew")
+    return checkpoint
+
+
+def load_pretrained(path, config):
+    """A trained checkpoint to train further, without its training state.
+
+    Raises `UserError` where it was trained on other classes; one that does not say its classes is taken at its word.
+    """
+    checkpoint = load_checkpoint(path, config)
+    before = checkpoint.run_metadata.get("config")
+    if not isinstance(before, dict):
+        print(f"{path} does not say how it was trained, so its classes are taken to be those of the config")
+    elif config.class_names and before.get("class_names") not in (None, config.class_names):
+        raise UserError(f"{path} was trained on other classes than the config names; give the config it came from")
+    return Checkpoint(checkpoint.model, checkpoint.build_params, {})
+
+
 def _differences(before, now):
     """(key, value before, value now) of what a resumed training must not change; more epochs are allowed."""
     for key, value in now.get("config", {}).items():
@@ -199,7 +241,7 @@ def _differences(before, now):
             was, value = ({**options, "epochs": None} for options in (was, value))
         if was != value:
             yield key, was, value
-    for key in ("indices_file", "loss_vec_file"):
+    for key in ("indices_file", "loss_vec_file", "finetune_from", "freeze", "extra_images", "extra_weight"):
         was, value = (of.get("arguments", {}).get(key) for of in (before, now))
         if was != value:
             yield f"--{key.replace('_', '-')}", was, value

@@ -18,10 +18,10 @@ from src import captions as captions_module
 from src.caption_scores import (
     ClipAnalyzer,
     caption_scores,
+    caption_similarity,
     describe_directions,
     extreme_latents,
     rank_captions,
-    subpopulation,
     subpopulation_accuracy,
     z_scores,
 )
@@ -92,8 +92,9 @@ def size(name, class_name, kind="all"):
     return len(get_caption_set(name).for_class(class_name).captions(kind))
 
 
-def test_the_shipped_sets_are_the_seven():
-    assert set(CAPTION_SETS) == {"CIFAR", "CIFARSIMPLE", "CIFAR100", "CELEBA", "IMAGENET", "CHESTXRAY", "SCENES"}
+def test_the_shipped_sets_are_the_nine():
+    cifar, others = {"CIFAR", "CIFARSIMPLE", "CIFAR100"}, {"COLORED_MNIST", "WATERBIRDS", "SCENES"}
+    assert set(CAPTION_SETS) == cifar | others | {"CELEBA", "IMAGENET", "CHESTXRAY"}
 
 
 @pytest.mark.parametrize("config", ["cifar", "cifar100", "scenes"])
@@ -389,12 +390,15 @@ def test_z_scores_have_mean_zero_and_deviation_one():
 # ---- subpopulations -------------------------------------------------------------------------------------------------
 
 
-def test_the_subpopulation_is_nearest_by_cosine():
+def test_images_are_compared_with_the_captions_of_their_class_by_cosine():
     rng = np.random.default_rng(4)
-    latents, text = rng.normal(size=(100, D)) * rng.uniform(0.1, 10, (100, 1)), rng.normal(size=D)
-    expected = np.argsort(-cosine_similarity(latents, text[None])[:, 0])
-    np.testing.assert_array_equal(subpopulation(latents, text, 30), expected[:30])
-    assert len(subpopulation(latents, text, 200)) == 100
+    latents, texts = rng.normal(size=(100, D)) * rng.uniform(0.1, 10, (100, 1)), rng.normal(size=(2, D))
+    labels = np.arange(100) % 2
+    similarity = caption_similarity(latents, labels, {1: texts})
+    expected = cosine_similarity(latents, texts)
+    for side, column in zip(("hard", "easy"), expected.T, strict=True):
+        np.testing.assert_allclose(similarity[side][labels == 1], column[labels == 1])
+        assert np.isnan(similarity[side][labels == 0]).all()
 
 
 def test_accuracy_falls_on_the_hard_subpopulation_and_rises_on_the_easy():
@@ -404,7 +408,8 @@ def test_accuracy_falls_on_the_hard_subpopulation_and_rises_on_the_easy():
     latents[:, 0], latents[:, 1] = np.cos(angles), np.sin(angles)
     correct = np.ones(150, bool)
     correct[60:100] = False  # the 40 of class 0 that point most along the text
-    rows = subpopulation_accuracy(latents, labels, correct, {0: (text, -text), 1: (text, -text)})
+    similarity = caption_similarity(latents, labels, {0: (text, -text), 1: (text, -text)})
+    rows = subpopulation_accuracy(similarity, labels, correct)
     of_0 = [row for row in rows if row["class"] == 0]
     assert [row["k"] for row in of_0] == [20, 40, 60, 80, 100]
     assert [row["hard"] for row in of_0] == pytest.approx([0, 0, 20 / 60, 40 / 80, 0.6])

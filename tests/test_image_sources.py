@@ -81,7 +81,7 @@ def test_broken_images_are_left_out_and_listed_when_asked(folder, tmp_path):
     ("damage", "words"),
     [
         (lambda root: [path.unlink() for path in (root / "test").rglob("*.png")], "test holds no images"),
-        (lambda root: (root / "val" / "bird").mkdir(), "bird is a class that"),
+        (lambda root: (root / "val" / "bird").mkdir(), "bird is none of the classes cat, dog"),
         (lambda root: (root / "train").rename(root / "training"), "no folder train"),
     ],
 )

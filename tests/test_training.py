@@ -10,7 +10,7 @@ from src.loaders import make_loader
 from src.models import FeatureExtractor, build_model, last_linear
 from src.models.cifar_resnet import ARCHS
 from src.splits import open_splits
-from src.training import Trainer, example_losses, load_loss_vector, lr_factor
+from src.training import Trainer, example_losses, load_loss_vector, load_resumable, lr_factor, new_checkpoint
 
 CPU = torch.device("cpu")
 
@@ -93,7 +93,11 @@ def train(small, folder, resume=False, config=None, **options):
         "train": make_loader(splits["train"], config, CPU, train=True, seed=1),
         "val": make_loader(splits["val"], config, CPU),
     }
-    return Trainer(config, CPU, folder, seed=1, log=False, **loaders, **options).fit(resume)
+    trainer = Trainer(config, CPU, folder, seed=1, log=False, **loaders, **options)
+    start = new_checkpoint(config, 1)
+    if resume:
+        start = load_resumable(trainer.checkpoint_path("last"), config, 1, options.get("metadata", {}))
+    return trainer.fit(start)
 
 
 def test_a_resumed_training_ends_where_an_uninterrupted_one_does(small, tmp_path, monkeypatch):

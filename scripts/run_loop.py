@@ -1,0 +1,166 @@
+"""The whole loop with one command: base model, directions, intervention, retraining, comparison, report.
+
+    python scripts/run_loop.py -c dataset_configs/cifar_pairs.yaml -s svm_configs/normalized_svm_latent_config.yaml \\
+        --indices-file index_files/cifar_pairs.pt --root data --intervention add --per-class 100 \\
+        --by svm random --seeds 0 1 2 --out loops/pairs
+
+Everything goes to OUT: runs/, svm/ (a result for each seed), interventions/, compared_NAME.{md,csv,png} and report.html
+with a section "before and after". The commands are printed as they could be typed. Called again, it goes on where it
+stopped; called again with another intervention, more --by or more --seeds, it uses what is there.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import yaml
+
+import ffcv_main
+import train_svms
+import visualization_utils
+from scripts import compare_runs, make_intervention
+from scripts.steps import repeated, run
+from src.checkpoints import latest_version
+from src.config_parsing import load_dataset_config, read_yaml
+from src.errors import UserError, entry_point
+from src.files import atomic_path, check_writable
+from src.index_files import load_index_file
+from src.interventions import CHOICES, SCHEMES
+
+# Published for retraining a trained model (Jain et al. 2023).
+FINETUNING = (
+    "training.epochs=15",
+    "training.lr=0.1",
+    "training.lr_scheduler.type=cyclic",
+    "training.lr_scheduler.lr_peak_epoch=5",
+)
+
+
+def parse_arguments(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("-c", "--config", required=True, help="dataset config (YAML)")
+    parser.add_argument("-s", "--svm-config", required=True, help="SVM config (YAML)")
+    parser.add_argument("--indices-file", help="index file; may be left out where the config has a val_beton")
+    parser.add_argument("--root", default=".", help="folder of the betons; {seed} is replaced by the seed")
+    parser.add_argument("--out", required=True, help="folder for everything")
+    parser.add_argument("--intervention", choices=["weights", "add", "filter"], default="add", help="default: add")
+    parser.add_argument("--by", nargs="+", choices=CHOICES, default=["svm"], help="what chooses images, a run each")
+    parser.add_argument("--scheme", choices=SCHEMES, default="x2", help="of weights (default: x2)")
+    parser.add_argument("--factor", type=float, default=2.0, help="of weights by x2 (default: 2)")
+    parser.add_argument("--per-class", type=int, default=100, metavar="K", help="images that add takes (default: 100)")
+    parser.add_argument("--finetune", choices=["last", "all"],
+                        help="train the base model's last layer, or all of it, further, for 15 epochs with a peak rate "
+                        "of 0.1; by default a new model is trained")  # fmt: skip
+    parser.add_argument(
+        "--seeds", type=int, nargs="+", default=[0], help="train everything once with each (default: 0)"
+    )
+    parser.add_argument("--captions", metavar="NAME|FILE", help="describe the directions by captions of this set")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    parser.add_argument("--override", action="append", default=[], metavar="KEY=VALUE",
+                        help="change the dataset config; may be given several times")  # fmt: skip
+    return parser.parse_args(argv)
+
+
+@entry_point
+def main(argv=None):
+    args = parse_arguments(argv)
+    out = Path(args.out)
+    check_settings(out, args)
+    retrained = [run_name(args, by) for by in args.by]
+    for seed in args.seeds:
+        base = train(out, "base", seed, args)
+        result = distil(out, base, seed, args)
+        for by, name in zip(args.by, retrained, strict=True):
+            train(out, name, seed, args, base, intervention(out, name, by, result, seed, args))
+    compared = out / f"compared_{run_name(args)}"
+    run(compare_runs.main, "scripts/compare_runs.py", *(out / "runs" / name for name in ("base", *retrained)),
+        "--svm", out / "svm" / "seed_{seed}.pt", "--seeds", *args.seeds, "--out", compared)  # fmt: skip
+    run(visualization_utils.main, "visualization_utils.py", "--svm", out / "svm" / f"seed_{args.seeds[0]}.pt",
+        "--root", root(args, args.seeds[0]), "--compared", compared, "--report", out / "report.html")  # fmt: skip
+
+
+def check_settings(out, args):
+    """Remember what base models and directions depend on; another call with the same folder must not change it."""
+    path = out / "loop.yaml"
+    fixed = ("config", "svm_config", "indices_file", "root", "captions", "override")
+    settings = {name: getattr(args, name) for name in fixed}
+    if path.exists():
+        before = read_yaml(path, "loop", "give another --out")
+        for name, value in settings.items():
+            if before.get(name) != value:
+                raise UserError(
+                    f"{out} was begun with --{name.replace('_', '-')} {before.get(name)}, not {value}; give the same, "
+                    "or another --out"
+                )
+        return
+    check_writable(path)
+    with atomic_path(path) as temporary:
+        temporary.write_text(yaml.safe_dump(settings, sort_keys=False))
+
+
+def run_name(args, by=None):
+    """Of a run, by everything that it depends on beside the loop's settings; of a comparison, without `by`."""
+    what = {"add": f"add{args.per_class}", "weights": args.scheme, "filter": "filter"}[args.intervention]
+    if what == "x2":
+        what = f"x{args.factor:g}"
+    return "_".join(part for part in (what, by, args.finetune and f"finetune_{args.finetune}") if part)
+
+
+def root(args, seed):
+    return args.root.replace("{seed}", str(seed))
+
+
+def train(out, name, seed, args, base=None, changes=()):
+    """The run of that name and seed: trained, trained to its end, or found. Returns its checkpoint."""
+    folder = out / "runs" / name / f"seed_{seed}"
+    if not any(folder.glob("version_*/predictions.pt")):
+        words = ["-c", args.config, "--root", root(args, seed), "--runs", folder.parent, "--exp-name", folder.name,
+                 "--seed", seed, "--device", args.device, *repeated("--override", args.override), *changes]  # fmt: skip
+        if base is None or args.intervention == "weights":
+            words += ["--indices-file", args.indices_file] if args.indices_file else []
+        if base and args.finetune:
+            words += ["--finetune-from", base, *(["--freeze"] if args.finetune == "last" else [])]
+            words += repeated("--override", FINETUNING)
+        version = latest_version(folder)
+        if version is not None and (folder / f"version_{version}" / "checkpoints" / "checkpoint_last.pt").exists():
+            words += ["--resume"]
+        run(ffcv_main.main, "ffcv_main.py", *words)
+    version = max(folder.glob("version_*/predictions.pt"), key=lambda path: path.stat().st_mtime).parent
+    return version / "checkpoints" / "checkpoint_last.pt"
+
+
+def distil(out, checkpoint, seed, args):
+    """The result of that seed's base model. Returns its path."""
+    result = out / "svm" / f"seed_{seed}.pt"
+    if not result.exists():
+        words = ["-c", args.config, "-s", args.svm_config, "--root", root(args, seed), "--model-path", checkpoint,
+                 "--out-file", result, "--device", args.device, *repeated("--override", args.override)]  # fmt: skip
+        words += ["--indices-file", args.indices_file] if args.indices_file else []
+        words += ["--captions", args.captions] if args.captions else []
+        words += ["--unlabeled"] if has_pool(args) else []
+        run(train_svms.main, "train_svms.py", *words)
+    return result
+
+
+def has_pool(args):
+    """Whether the data set has an extra pool of images."""
+    if load_dataset_config(args.config, args.override).unlabeled_beton:
+        return True
+    return bool(args.indices_file) and "unlabeled_indices" in load_index_file(args.indices_file)
+
+
+def intervention(out, name, by, result, seed, args):
+    """Make the intervention's file unless it is there. Returns the words that hand it to ffcv_main.py."""
+    path = out / "interventions" / f"{name}_seed_{seed}.pt"
+    if not path.exists():
+        options = {"weights": ["--scheme", args.scheme, "--factor", args.factor, "--seed", seed],
+                   "add": ["--per-class", args.per_class, "--seed", seed], "filter": []}[args.intervention]  # fmt: skip
+        run(make_intervention.main, "scripts/make_intervention.py", args.intervention, "--svm", result, "--by", by,
+            *options, "--out", path)  # fmt: skip
+    return ["--loss-vec-file" if args.intervention == "weights" else "--indices-file", path]
+
+
+if __name__ == "__main__":
+    main()
