@@ -1,6 +1,7 @@
-"""Write betons from CIFAR, an image folder, a CSV manifest, or scenes (drawn).
+"""Write betons from a data set of the papers, an image folder, a CSV manifest, or scenes (drawn).
 
     python scripts/make_betons.py cifar10 --data ~/torchvision --download --out data
+    python scripts/make_betons.py celeba_age --data ~/CelebA --max-resolution 92 --out data
     python scripts/make_betons.py folder --data my_images --out data --name mine --image-format jpg --max-resolution 256
     python scripts/make_betons.py manifest --data my_images/list.csv --out data --name mine
     python scripts/make_betons.py scenes --kind correlation --out data
@@ -16,10 +17,25 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from src.beton_writer import ImageOptions
+from src.datasets.celeba import celeba_age_sources, celeba_gender_sources
+from src.datasets.chestxray import chestxray_sources
+from src.datasets.colored_mnist import colored_mnist_sources
+from src.datasets.imagenet import imagenet_sources, imagenetc_sources
+from src.datasets.supercifar100 import supercifar100_sources
+from src.datasets.waterbirds import waterbirds_sources
 from src.errors import UserError, entry_point
 from src.image_sources import cifar_sources, folder_sources, group_classes, manifest_sources
 from src.make_betons import leave_out_broken, write_scenes, write_splits, write_starter_config
 from src.scenes import KINDS, VALIDATIONS, Plant, SceneSetting, planted_setting
+
+# Data sets that need nothing but their folder.
+OFFICIAL = {
+    "celeba_age": (celeba_age_sources, "CelebA: old or young; spurious: gender"),
+    "celeba_gender": (celeba_gender_sources, "CelebA: female or male; spurious: colour of the hair"),
+    "chestxray": (chestxray_sources, "ChestX-ray14: 14 conditions; spurious: view"),
+    "imagenet": (imagenet_sources, "ImageNet: train/WNID/ and val/WNID/, which becomes test"),
+    "waterbirds": (waterbirds_sources, "Waterbirds: metadata.csv; spurious: place"),
+}
 
 
 def parse_arguments(argv=None):
@@ -34,17 +50,35 @@ def parse_arguments(argv=None):
     common.add_argument("--max-resolution", type=int, help="scale images down to this longer side, pixels")
     common.add_argument("--workers", type=int, default=-1, help="processes that write; -1 for one a core")
 
-    files = argparse.ArgumentParser(add_help=False, parents=[common])
-    files.add_argument("--data", required=True, help="folder (cifar: torchvision's root), or the manifest")
-    files.add_argument("--skip-broken", action="store_true", help="leave unreadable images out and list them")
+    official = argparse.ArgumentParser(add_help=False, parents=[common])
+    official.add_argument("--data", required=True, help="folder (cifar: torchvision's root), or the manifest")
+    official.add_argument("--skip-broken", action="store_true", help="leave unreadable images out and list them")
+
+    files = argparse.ArgumentParser(add_help=False, parents=[official])
     files.add_argument("--group-classes", metavar="A+B,C+D",
                        help="merge classes into superclasses; `spurious` becomes the original class")  # fmt: skip
+
+    download = argparse.ArgumentParser(add_help=False)
+    download.add_argument("--download", action="store_true", help="fetch it into --data if it is not there")
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     sources = parser.add_subparsers(dest="source", required=True)
     for name in ("cifar10", "cifar100"):
-        cifar = sources.add_parser(name, parents=[files], help="torchvision's data set")
-        cifar.add_argument("--download", action="store_true", help="fetch it into --data if it is not there")
+        sources.add_parser(name, parents=[files, download], help="torchvision's data set")
+    for name, (_, what) in OFFICIAL.items():
+        sources.add_parser(name, parents=[official], help=what)
+    sources.add_parser("supercifar100", parents=[official, download],
+                       help="CIFAR-100 by its 20 superclasses; spurious: class")  # fmt: skip
+    imagenetc = sources.add_parser("imagenetc", parents=[official], help="ImageNet with a share from ImageNet-C")
+    imagenetc.add_argument("--distorted", required=True, help="folder with CORRUPTION/SEVERITY/WNID/")
+    imagenetc.add_argument("--corruptions", metavar="A,B,...", help="which of its folders (default: all)")
+    imagenetc.add_argument("--severity", type=int, default=3, help="1 to 5 (default: 3)")
+    mnist = sources.add_parser("colored_mnist", parents=[official, download], help="MNIST in red and green")
+    mnist.add_argument("--train-corr", type=float, default=0.92, help="share of train whose tint is the label")
+    mnist.add_argument("--val-corr", type=float, default=0.5, help="and of the other splits")
+    mnist.add_argument("--label-noise", type=float, default=0.25, help="share of train whose label is turned")
+    mnist.add_argument("--seed", type=int, default=10)
+    mnist.add_argument("--unlabeled", action="store_true", help="leave half of train to the unlabeled pool")
     sources.add_parser("folder", parents=[files], help="images in SPLIT/CLASS/")
     manifest = sources.add_parser("manifest", parents=[files], help="CSV with path,label[,spurious][,split]")
     manifest.add_argument("--image-root", help="folder that paths are relative to (default: the manifest's)")
@@ -105,6 +139,18 @@ def image_options(args):
 
 def image_sources(args):
     """Split -> source, as the arguments say."""
+    if args.source in OFFICIAL:
+        of_folder, _ = OFFICIAL[args.source]
+        return of_folder(args.data)
+    if args.source == "supercifar100":
+        return supercifar100_sources(args.data, args.download)
+    if args.source == "imagenetc":
+        corruptions = args.corruptions.split(",") if args.corruptions else None
+        return imagenetc_sources(args.data, args.distorted, corruptions, args.severity)
+    if args.source == "colored_mnist":
+        return colored_mnist_sources(
+            args.data, args.train_corr, args.label_noise, args.val_corr, args.seed, args.unlabeled, args.download
+        )
     if args.source == "folder":
         sources = folder_sources(args.data)
     elif args.source == "manifest":

@@ -61,6 +61,37 @@ def thin(indices, groups, steps):
     return indices[keep]
 
 
+def skew(labels, spurious, subgroups, majority):
+    """Of each class n examples of a minority and `majority` x n of a majority, those that come first.
+
+    Args:
+        labels, spurious: (N,) ints.
+        subgroups: list of (class, minority's value of `spurious`, majority's value). The first class is the reference:
+            n is the size of its minority, or that of its majority // `majority` where this is smaller.
+        majority: how many times as large as the minority the majority is, 1 or more.
+
+    Returns:
+        Ascending indices, examples of no other class or value among them.
+
+    Raises `UserError` where a class has too few.
+    """
+    members = [
+        [np.flatnonzero((labels == c) & (spurious == value)) for value in (minority, common)]
+        for c, minority, common in subgroups
+    ]
+    n = max(1, min(len(members[0][0]), len(members[0][1]) // majority))
+    chosen = []
+    for (c, *values), found in zip(subgroups, members, strict=True):
+        for value, candidates, count in zip(values, found, (n, majority * n), strict=True):
+            if len(candidates) < count:
+                raise UserError(
+                    f"class {c} has {len(candidates)} examples with spurious {value}, but a majority of {majority} x "
+                    f"the minority takes {count}; choose a smaller --majority, or name the rarest class first"
+                )
+            chosen.append(candidates[:count])
+    return np.sort(np.concatenate(chosen))
+
+
 def save_index_file(path, splits, labels_digest=None):
     """Save a dict of index arrays as int64 tensors; `labels_digest` of the train beton ties the file to it."""
     content = {key: torch.as_tensor(np.asarray(value, dtype=np.int64)) for key, value in splits.items()}
