@@ -32,7 +32,7 @@ class MissingBeton(UserError):
 class SVMProcessor:
     """A result of train_svms.py, loaded.
 
-        proc = SVMProcessor("demo/scenes_svm.pt")
+        proc = SVMProcessor("demo/scenes_clip.pt")
         proc.display_extremes("circle", filename="circle.png")
 
     result_path: `OUT.pt`. root: folder of the betons; by default the `--root` that the result was made with.

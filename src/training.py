@@ -242,6 +242,7 @@ def _differences(before, now):
         if was != value:
             yield key, was, value
     for key in ("indices_file", "loss_vec_file", "finetune_from", "freeze", "extra_images", "extra_weight"):
-        was, value = (of.get("arguments", {}).get(key) for of in (before, now))
+        value = now.get("arguments", {}).get(key)
+        was = before.get("arguments", {}).get(key, value)  # not there: trained before the option was
         if was != value:
             yield f"--{key.replace('_', '-')}", was, value

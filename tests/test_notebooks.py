@@ -17,7 +17,7 @@ def execute(name, **parameters):
     assigned = {line.split(" = ")[0] for line in cell.source.splitlines()}
     assert set(parameters) <= assigned
     cell.source += "\n" + "\n".join(f"{key} = {value!r}" for key, value in parameters.items())
-    NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(path.parent)}}).execute()
+    NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(path.parent)}}).execute()
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     assert not [output for output in outputs if output.output_type == "error"]
     return "".join(output.get("text", "") for output in outputs)
@@ -28,6 +28,17 @@ def test_the_set_up_notebooks_make_betons_and_index_files(tmp_path):
     out = str(tmp_path / "split.pt")
     printed = execute("setup_nbs/make_index_files.ipynb", BETON=str(tmp_path / "scenes_train.beton"), OUT=out)
     assert "val_indices: 32, per class [4, 4, 4, 4, 4, 4, 4, 4]" in printed
+
+
+def test_the_interventions_notebook_goes_round_the_loop(tmp_path):
+    images = {"train": 60, "val": 40, "test": 40, "unlabeled": 40}
+    overrides = ["training.epochs=4", "training.lr_scheduler.lr_peak_epoch=1", "batch_size=64"]
+    printed = execute(
+        "analysis_nbs/interventions.ipynb", OUT=str(tmp_path), IMAGES=images, PER_CLASS=5, OVERRIDES=overrides
+    )
+    assert "svm: " in printed
+    assert "last layer alone" in printed
+    assert "Before and after" in (tmp_path / "report.html").read_text()
 
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob("*_nbs/*.ipynb")), ids=lambda path: path.name)
