@@ -21,6 +21,7 @@ from src.devices import resolve_device
 from src.embeddings import EmbeddingCache, cache_folder, make_embedding
 from src.errors import UserError, entry_point
 from src.files import check_writable, write_csv
+from src.label_noise import looks_like
 from src.loaders import make_loader
 from src.metrics import best_f1_threshold
 from src.minority import check_spurious
@@ -107,6 +108,10 @@ def main(argv=None):
         _, _, metrics = fitter.predict(ys=found.labels, latents=latents[name], preds=found.preds, compute_metrics=True)
         spurious = splits[name].column("spurious").astype(np.int64) if splits[name].has_spurious else None
         entries[name] = split_metrics(metrics, found, spurious, fitter.skipped)
+    # For train alone: what an image looks like, and how hard it would be as one of that class (see label_noise).
+    like = looks_like(latents["train"], latents["val"], predictions["val"].labels)
+    _, values = fitter.predict(ys=like, latents=latents["train"])
+    entries["train"] |= {"looks_like": torch.from_numpy(like), "looks_like_values": torch.from_numpy(values)}
     captions = []
     if caption_set:
         captions = describe_directions(fitter, embedding.clip, caption_set, class_names, args.top_k)

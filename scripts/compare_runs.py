@@ -107,12 +107,17 @@ def text_table(rows, bold="", minus="-"):
 def markdown(rows, seeds, by_caption):
     """The main measures as a Markdown table, with a sentence on how to read it."""
     header, lines = text_table(rows, bold="**", minus="\N{MINUS SIGN}")
-    how = "nearest to the class's hardest and easiest caption" if by_caption else "of lowest and highest decision value"
+    how = "nearest to the class's hardest and easiest caption."
+    if not by_caption:
+        how = (
+            "of lowest and highest decision value. Where that is read off the base model's own features, these are "
+            "little else than its errors, on which any other training does better: compare with a random choice."
+        )
     return (
         tabulate(lines, header, tablefmt="github", disable_numparse=True)
         + f"\n\nTest accuracy: mean ± standard deviation over {len(seeds)} seed(s) ({', '.join(map(str, seeds))}); "
         f"then the difference from {header[1]}, paired by seed, with its 95 % confidence interval, bold where that "
-        f"excludes 0. hard K and easy K: the K test images of each class {how}.\n"
+        f"excludes 0. hard K and easy K: the K test images of each class {how}\n"
     )
 
 

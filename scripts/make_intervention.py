@@ -134,6 +134,8 @@ def write_added(args, proc):
 def write_filtered(args, proc):
     """The result's splits without the training images that look mislabelled."""
     train = chosen_classes(proc.metrics("train"), args, proc)
+    if "looks_like" not in train:
+        raise UserError(f"{args.svm} does not say what training images look like; make it again with train_svms.py")
     suspected = suspected_noise(train, args.by)
     for c in np.unique(train["classes"]):
         if suspected[train["classes"] == c].all():

@@ -127,8 +127,12 @@ def choose(values, classes, per_class):
 
 
 def suspected_noise(entry, by="svm"):
-    """(N,) bool: training examples that look mislabelled: flagged, and the base model predicts another class. Ours.
+    """(N,) bool: training examples whose label looks wrong. Ours.
 
-    Being hard alone is no sign of a wrong label: a rare subgroup is hard as well. See `flagged` for `by`.
+    By "svm": the embedding looks like another class (see `label_noise`), and lies on the hard side of that class's
+    direction. By "confidence": the base model gives the label a probability of .5 or less, which finds nothing where it
+    has learned the training set by heart.
     """
-    return flagged(entry, by) & (entry["preds"] != entry["classes"])
+    if by == "confidence":
+        return flagged(entry, by)
+    return _has_direction(entry) & (entry["looks_like"] != entry["classes"]) & (entry["looks_like_values"] <= 0)

@@ -11,6 +11,7 @@ from src.errors import UserError
 from src.files import save_pt
 from src.index_files import load_index_file
 from src.interventions import balanced_weights, choose, flagged, hardness, soft_weights, suspected_noise, x2_weights
+from src.label_noise import looks_like
 
 CLASSES = np.repeat([0, 1, 2], [6, 4, 3])
 ENTRY = {
@@ -18,6 +19,8 @@ ENTRY = {
     "decision_values": np.array([-2, 3, -1, 1, 0, 2, 4, 1, -1, 2, np.nan, np.nan, np.nan]),
     "confs": np.array([0.9, 0.1, 0.5, 0.6, 0.2, 0.7, 0.3, 0.8, 0.95, 0.4, 0.1, 0.2, 0.3], np.float32),
     "preds": np.array([0, 1, 1, 0, 2, 0, 0, 1, 0, 1, 2, 0, 2]),
+    "looks_like": np.array([0, 0, 1, 1, 2, 0, 1, 1, 2, 1, 1, 2, 1]),
+    "looks_like_values": np.array([-2, 3, -1, 1, 0, 2, np.nan, 1, -1, 2, -3, np.nan, -1]),
     "spuriouses": np.array([1, 0, 0, 1, 0, 0, 5, 5, 5, 5, 1, 0, 0]),
 }
 MINORITY = [{1}, set(), {1}]  # class 1 has none, class 2 no direction
@@ -78,8 +81,25 @@ def test_a_class_that_is_flagged_as_a_whole_keeps_its_weights():
     assert (soft_weights(np.zeros(4, int), np.full(4, 2.0)) == 1).all()
 
 
-def test_only_flagged_images_that_the_model_calls_otherwise_look_mislabelled():
+def test_labels_are_suspected_of_images_on_the_hard_side_of_the_class_that_they_look_like():
     assert np.flatnonzero(suspected_noise(ENTRY)).tolist() == [2, 4, 8]
+    assert np.flatnonzero(suspected_noise(ENTRY, "confidence")).tolist() == [1, 2, 4, 6, 9]
+
+
+def test_an_embedding_looks_like_the_class_that_the_bayes_rule_says():
+    """Gaussians with a common covariance: linear discriminant analysis is the Bayes rule."""
+    rng = np.random.default_rng(0)
+    means, mix = rng.normal(size=(3, 6)) * 2, rng.normal(size=(6, 6))
+
+    def sample(n):
+        labels = rng.integers(0, 3, n)
+        return means[labels] + rng.normal(size=(n, 6)) @ mix, labels
+
+    (val, val_labels), (train, _) = sample(4000), sample(300)
+    precision = np.linalg.inv(mix.T @ mix)
+    bayes = np.argmax(train @ precision @ means.T - 0.5 * np.einsum("cd,de,ce->c", means, precision, means), axis=1)
+    assert (looks_like(train, val, val_labels) == bayes).mean() > 0.98
+    assert set(looks_like(train, val, np.zeros(4000, int))) == {0}  # one class: nothing looks like another
 
 
 def test_an_unknown_choice_is_named():
