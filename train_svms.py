@@ -38,6 +38,9 @@ def parse_arguments(argv=None):
     parser.add_argument("--indices-file", help="index file; may be left out where the config has a val_beton")
     parser.add_argument("--model-path", required=True, help="checkpoint of ffcv_main.py")
     parser.add_argument("--out-file", required=True, help="OUT: results go to OUT.pt, OUT_model.pt, OUT_SPLIT.csv")
+    parser.add_argument(
+        "--cache", help="folder that keeps predictions and embeddings (default: embeddings/ in the run)"
+    )
     parser.add_argument("--unlabeled", action="store_true", help="also evaluate the unlabeled pool")
     parser.add_argument("--root", default=".", help="folder of the betons")
     parser.add_argument("--spurious", action="store_true", help="also count the beton's `spurious` field in each class")
@@ -77,7 +80,7 @@ def main(argv=None):
     checkpoint = load_checkpoint(args.model_path, config)
     embedding = make_embedding(svm_config, config, device)
 
-    cache = cache_folder(args.model_path, files.result.parent)
+    cache = args.cache or cache_folder(args.model_path, files.result.parent)
     predictions, latents = evaluate(splits, checkpoint.model, embedding, config, device, cache)
     if condition is not None:
         val = predictions["val"]

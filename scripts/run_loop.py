@@ -4,9 +4,9 @@
         --indices-file index_files/cifar_pairs.pt --root data --intervention add --per-class 100 \\
         --by svm random --seeds 0 1 2 --out loops/pairs
 
-Everything goes to OUT: runs/, svm/ (a result for each seed), interventions/, compared_NAME.{md,csv,png} and report.html
-with a section "before and after". The commands are printed as they could be typed. Called again, it goes on where it
-stopped; called again with another intervention, more --by or more --seeds, it uses what is there.
+Everything goes to OUT: runs/, svm/ (a result for each seed), embeddings/, interventions/, compared_NAME.{md,csv,png}
+and report.html with a section "before and after". Commands are printed as they could be typed. Called again, it goes on
+where it stopped; called again with another intervention, more --by or more --seeds, it uses what is there.
 """
 
 import argparse
@@ -136,7 +136,8 @@ def distil(out, checkpoint, seed, args):
     result = out / "svm" / f"seed_{seed}.pt"
     if not result.exists():
         words = ["-c", args.config, "-s", args.svm_config, "--root", root(args, seed), "--model-path", checkpoint,
-                 "--out-file", result, "--device", args.device, *repeated("--override", args.override)]  # fmt: skip
+                 "--out-file", result, "--cache", out / "embeddings", "--device", args.device,
+                 *repeated("--override", args.override)]  # fmt: skip
         words += ["--indices-file", args.indices_file] if args.indices_file else []
         words += ["--captions", args.captions] if args.captions else []
         words += ["--unlabeled"] if has_pool(args) else []

@@ -15,8 +15,6 @@ import json
 import logging
 import pickle
 import textwrap
-import urllib.error
-import urllib.request
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,6 +31,7 @@ from tqdm import tqdm
 from .caption_scores import caption_scores
 from .devices import autocast, resolve_device
 from .errors import UserError
+from .hub import hub_without_retries
 
 SCENES = Path(__file__).resolve().parent / "scenes_clip"  # see scripts/train_scenes_clip.py
 CONFIG_FILE, WEIGHTS_FILE = "open_clip_config.json", "open_clip_model.safetensors"  # of a local folder, by open_clip
@@ -268,7 +267,7 @@ def _load(name, pretrained, device):
                 tagged = open_clip.get_pretrained_cfg(name, pretrained)
                 _fetch(f"{name} / {pretrained}", functools.partial(open_clip.download_pretrained, tagged))
         try:
-            with _hub_without_retries(name):
+            with hub_without_retries(local=name.startswith(_LOCAL)):
                 model = open_clip.create_model(name, pretrained, device=device, require_pretrained=True)
                 tokenizer = open_clip.get_tokenizer(name, **_tokenizer_options(name))
         except ModuleNotFoundError as error:
@@ -344,7 +343,7 @@ def _tokenizer_options(name):
 def _fetch(what, download):
     """Have open_clip download weights into its cache, unless they are there."""
     try:
-        with _hub_without_retries(what):
+        with hub_without_retries(local=what.startswith(_LOCAL)):
             download()
     except Exception as error:  # every kind of network, proxy and disk trouble
         raise UserError(
@@ -356,28 +355,6 @@ def _fetch(what, download):
 def _fetch_from_hub(repository):
     open_clip.download_pretrained_from_hf(repository, filename=CONFIG_FILE)
     open_clip.download_pretrained_from_hf(repository)
-
-
-@contextlib.contextmanager
-def _hub_without_retries(name):
-    """Where the hub cannot be reached, use what is cached at once: by itself, the hub's client tries for a minute."""
-    before = hub.HF_HUB_OFFLINE
-    hub.HF_HUB_OFFLINE = before or not (name.startswith(_LOCAL) or _hub_answers())
-    try:
-        yield
-    finally:
-        hub.HF_HUB_OFFLINE = before
-
-
-@functools.cache
-def _hub_answers():
-    try:
-        urllib.request.urlopen(urllib.request.Request(hub.ENDPOINT, method="HEAD"), timeout=10).close()
-    except urllib.error.HTTPError:
-        return True
-    except OSError:
-        return False
-    return True
 
 
 @contextlib.contextmanager

@@ -134,8 +134,9 @@ class SVMConfig(_Options):
     """How the failures of a model are distilled."""
 
     method: Literal["SVM", "MLP"] = "SVM"
-    embedding: Literal["clip", "latent", "inception"] = Field(
-        "clip", description="space of the directions: CLIP, the model's penultimate features, or Inception v3"
+    embedding: Literal["clip", "latent", "inception", "timm"] = Field(
+        "clip",
+        description="space of the directions: CLIP, the model's penultimate features, Inception v3, or timm_model",
     )
     whiten: bool = Field(True, description="subtract the mean and divide by the deviation of the training images")
     normalize: bool = Field(True, description="scale every embedding to length 1, after whitening")
@@ -144,6 +145,17 @@ class SVMConfig(_Options):
         "ViT-B-32-quickgelu", description="an open_clip model name, hf-hub:NAME or local-dir:FOLDER"
     )
     clip_pretrained: str | None = Field("openai", description="open_clip's tag of the weights")
+    timm_model: str | None = Field(None, description="any pretrained model of timm; its penultimate features")
+    timm_weights: str | None = Field(None, description="file of its weights; by default they are downloaded")
+    timm_size: PositiveInt | None = Field(
+        None, description="side of the images given to it, pixels; by default its own"
+    )
+
+    @model_validator(mode="after")
+    def _model_is_named(self):
+        if self.embedding == "timm" and not self.timm_model:
+            raise ValueError("embedding: timm needs a timm_model, such as vit_small_patch14_dinov2")
+        return self
 
 
 def load_dataset_config(path, overrides=()):

@@ -1,7 +1,8 @@
 """Embeddings: the space in which a direction is looked for, computed in the pass that gives the base predictions.
 
 An embedding is a callable `(images (B, 3, H, W), latents (B, d)) -> (B, dim)`; `images` are normalised as the data
-set's config says, `latents` are the base model's penultimate features.
+set's config says, `latents` are the base model's penultimate features. `of_model` says whether it depends on the base
+model; else it serves every model of the data set. `name` tells embeddings apart.
 """
 
 import functools
@@ -10,47 +11,82 @@ import os
 from pathlib import Path
 
 import numpy as np
+import timm.data
 import torch
 from torch.nn import functional as F
 
 from .evaluation import Predictions, predict
 from .files import atomic_path, create_npy, load_pt, save_pt
-from .models.build import pretrained_torchvision
+from .models.build import pretrained_timm, pretrained_torchvision
 
 
 class LatentEmbedding:
     """The base model's own penultimate features."""
 
-    name = "latent"
+    name, of_model = "latent", True
 
     def __call__(self, images, latents):
         return latents
 
 
+class Prepared:
+    """Images as another network wants them: the data set's normalisation undone, resized, and normalised its way.
+
+    Args:
+        config: the `DatasetConfig`. size: pixels. mean, std: on the 0..255 scale.
+    """
+
+    def __init__(self, config, size, mean, std, device, mode="bilinear"):
+        own = config.mean or [0.0] * 3, config.std or [255.0] * 3
+        (self._own_mean, self._own_std), (self._mean, self._std) = (
+            [torch.tensor(numbers, device=device)[:, None, None] for numbers in pair] for pair in (own, (mean, std))
+        )
+        self.size, self.mode = size, mode
+
+    def __call__(self, images):
+        pixels = images * self._own_std + self._own_mean
+        pixels = F.interpolate(pixels, size=self.size, mode=self.mode, antialias=True, align_corners=False)
+        return (pixels.clamp(0, 255) - self._mean) / self._std
+
+
 class InceptionEmbedding:
     """The 2,048 pooled features of torchvision's Inception v3, trained on ImageNet."""
 
-    name = "inception_v3 IMAGENET1K_V1"
+    name, of_model = "inception_v3 IMAGENET1K_V1", False
 
     def __init__(self, config, device):
         model = pretrained_torchvision("inception_v3", transform_input=False, init_weights=False)
         model.fc = torch.nn.Identity()
         self.model = model.eval().to(device, memory_format=torch.channels_last)
-        # The data set's normalisation, undone, and ImageNet's, on the 0..255 scale.
-        own = config.mean or [0.0] * 3, config.std or [255.0] * 3
-        imagenet = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
-        (self._own_mean, self._own_std), (self._mean, self._std) = (
-            [torch.tensor(numbers, device=device)[:, None, None] for numbers in pair] for pair in (own, imagenet)
-        )
+        self.prepared = Prepared(config, 299, [123.675, 116.28, 103.53], [58.395, 57.12, 57.375], device)
 
     def __call__(self, images, latents):
-        pixels = images * self._own_std + self._own_mean
-        pixels = F.interpolate(pixels, size=299, mode="bilinear", antialias=True, align_corners=False)
-        return self.model((pixels - self._mean) / self._std)
+        return self.model(self.prepared(images))
+
+
+class TimmEmbedding:
+    """The pooled features of a pretrained model of timm."""
+
+    of_model = False
+
+    def __init__(self, svm_config, config, device):
+        model = pretrained_timm(svm_config.timm_model, svm_config.timm_weights)
+        model.reset_classifier(0)
+        self.model = model.eval().to(device, memory_format=torch.channels_last)
+        options = timm.data.resolve_model_data_config(model)
+        size = svm_config.timm_size or options["input_size"][-1]
+        mean, std = ([255 * number for number in options[key]] for key in ("mean", "std"))
+        self.prepared = Prepared(config, size, mean, std, device, options["interpolation"])
+        self.name = f"timm {svm_config.timm_model} {size} {weights_digest(model)}"
+
+    def __call__(self, images, latents):
+        return self.model(self.prepared(images))
 
 
 class ClipEmbedding:
     """CLIP's image embeddings (the paper's choice)."""
+
+    of_model = False
 
     def __init__(self, svm_config, config, device):
         from .clip import CLIPProcessor  # open_clip takes seconds to import
@@ -68,6 +104,8 @@ def make_embedding(svm_config, config, device):
         return LatentEmbedding()
     if svm_config.embedding == "inception":
         return InceptionEmbedding(config, device)
+    if svm_config.embedding == "timm":
+        return TimmEmbedding(svm_config, config, device)
     return ClipEmbedding(svm_config, config, device)
 
 
@@ -81,38 +119,46 @@ def cache_folder(checkpoint_path, otherwise):
 class EmbeddingCache:
     """Predictions and embeddings of splits, kept on disk and memory-mapped.
 
-    Two files a split, named by a hash of all that they depend on: the beton's content, the indices, the model's
-    weights, the embedding, how images are prepared, and the device's kind. Each is written under a temporary name, the
-    predictions last, so that a run killed in between computes them again.
+    A file each a split, named by a hash of all that it depends on: the beton's content, the indices, how images are
+    prepared, the device's kind, and the model's weights or the embedding (both, where the embedding is the model's).
+    Each is written under a temporary name.
     """
 
     def __init__(self, folder, model, embedding, config, device):
         self.folder, self.model, self.embedding = Path(folder), model, embedding
         self.config, self.device = config, device
         how = (config.imgsz, config.val_img_decoder, config.val_aug, config.mean, config.std, config.bce, device.type)
-        self._digest = hashlib.sha256(repr((embedding.name, how)).encode())
-        for name, weight in model.state_dict().items():
-            self._digest.update(name.encode())
-            self._digest.update(weight.cpu().contiguous().numpy().tobytes())
+        self._of_model = f"{how} {weights_digest(model)}"
+        self._of_embedding = f"{self._of_model if embedding.of_model else how} {embedding.name}"
 
     def get(self, loader):
         """`Predictions` and (N, d) float32 embeddings (a read-only memory map) of a loader's split."""
-        split = loader.split
-        digest = self._digest.copy()
-        digest.update(split.beton.fingerprint.encode())
-        digest.update(split.indices.tobytes())
-        stem = f"{split.name}_{digest.hexdigest()[:16]}"
-        predictions_path = self.folder / f"{stem}_predictions.pt"
-        embeddings_path = self.folder / f"{stem}_embeddings.npy"
-        if not (predictions_path.exists() and embeddings_path.exists()):
-            self._compute(loader, predictions_path, embeddings_path)
+        predictions_path = self._path(loader.split, self._of_model, "predictions.pt")
+        embeddings_path = self._path(loader.split, self._of_embedding, "embeddings.npy")
+        if not embeddings_path.exists():
+            with atomic_path(embeddings_path) as temporary:
+                allocate = functools.partial(create_npy, temporary)
+                self._predict(loader, predictions_path, self.embedding, allocate)
+        if not predictions_path.exists():
+            self._predict(loader, predictions_path)
         content = load_pt(predictions_path, "cached predictions", f"delete {self.folder}")
         arrays = {name: None if value is None else value.numpy() for name, value in content.items()}
         return Predictions(**arrays), np.load(embeddings_path, mmap_mode="r")
 
-    def _compute(self, loader, predictions_path, embeddings_path):
-        with atomic_path(embeddings_path) as temporary:
-            allocate = functools.partial(create_npy, temporary)
-            predictions = predict(self.model, loader, self.device, self.config.bce, self.embedding, allocate)
-        arrays = {name: None if value is None else torch.from_numpy(value) for name, value in vars(predictions).items()}
-        save_pt(arrays, predictions_path)
+    def _path(self, split, of, ending):
+        digest = hashlib.sha256(f"{of} {split.beton.fingerprint}".encode())
+        digest.update(split.indices.tobytes())
+        return self.folder / f"{split.name}_{digest.hexdigest()[:16]}_{ending}"
+
+    def _predict(self, loader, path, *embedding_and_place):
+        found = predict(self.model, loader, self.device, self.config.bce, *embedding_and_place)
+        save_pt({name: None if array is None else torch.from_numpy(array) for name, array in vars(found).items()}, path)
+
+
+def weights_digest(model):
+    """Hash of a model's parameters and buffers, with their names."""
+    digest = hashlib.sha256()
+    for name, weight in model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(weight.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:32]

@@ -1,10 +1,15 @@
 import numpy as np
 import pytest
+import timm
 import torch
+from PIL import Image
+from pydantic import ValidationError
+from safetensors.torch import save_file
+from sklearn.metrics.pairwise import cosine_similarity
 
 from src.betons import open_beton
 from src.config_parsing import DatasetConfig, SVMConfig
-from src.embeddings import EmbeddingCache, InceptionEmbedding, LatentEmbedding, make_embedding
+from src.embeddings import EmbeddingCache, InceptionEmbedding, LatentEmbedding, TimmEmbedding, make_embedding
 from src.errors import UserError
 from src.loaders import make_loader
 from src.models import build_model
@@ -94,3 +99,58 @@ def test_inception_weights_that_are_not_at_hand_are_named(monkeypatch, tmp_path)
     monkeypatch.setattr("torch.hub.download_url_to_file", refuse)
     with pytest.raises(UserError, match=r"inception_v3.*\.pth on another machine"):
         make_embedding(SVMConfig(embedding="inception"), CONFIG, CPU)
+
+
+def timm_embedding(**options):
+    options = {"timm_model": "test_resnet", "timm_size": 64} | options
+    return make_embedding(SVMConfig(embedding="timm", **options), CONFIG, CPU)
+
+
+@pytest.mark.parametrize("ending", [".pt", ".safetensors"])
+def test_a_timm_model_gives_the_features_of_images_prepared_its_way(tmp_path, loader, pixels, ending):
+    torch.manual_seed(1)
+    reference = timm.create_model("test_resnet").eval()
+    save = save_file if ending == ".safetensors" else torch.save
+    save(reference.state_dict(), tmp_path / f"weights{ending}")
+    embedding = timm_embedding(timm_weights=str(tmp_path / f"weights{ending}"))
+    batch = next(iter(loader))
+    with torch.no_grad():
+        vectors = embedding(batch.image, None)
+        options = timm.data.resolve_model_data_config(reference)
+        images = [Image.fromarray(image).resize((64, 64), Image.Resampling.BICUBIC) for image in pixels.images[10:30]]
+        unit = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2) / 255
+        mean, std = (torch.tensor(options[key])[:, None, None] for key in ("mean", "std"))
+        expected = reference.forward_head(reference.forward_features((unit - mean) / std), pre_logits=True)
+    assert cosine_similarity(vectors, expected).diagonal().min() > 0.999  # Pillow rounds to whole numbers
+
+
+def test_an_embedding_that_is_not_the_models_serves_every_model(tmp_path, model, loader, monkeypatch):
+    torch.manual_seed(1)
+    torch.save(timm.create_model("test_resnet").state_dict(), tmp_path / "weights.pt")
+    embedding = timm_embedding(timm_weights=str(tmp_path / "weights.pt"))
+    first, vectors = EmbeddingCache(tmp_path / "cache", model, embedding, CONFIG, CPU).get(loader)
+    with torch.no_grad():
+        model.fc.bias += torch.tensor([0.0, 50.0, 0.0])
+    monkeypatch.setattr(TimmEmbedding, "__call__", lambda *_: pytest.fail("it was computed again"))
+    second, again = EmbeddingCache(tmp_path / "cache", model, embedding, CONFIG, CPU).get(loader)
+    assert np.array_equal(vectors, again)
+    assert (second.preds == 1).all()
+    assert not np.array_equal(first.preds, second.preds)
+    assert len(list((tmp_path / "cache").iterdir())) == 3
+
+
+def test_what_is_wrong_with_a_timm_embedding_is_named(tmp_path, monkeypatch):
+    with pytest.raises(ValidationError, match="embedding: timm needs a timm_model"):
+        SVMConfig(embedding="timm")
+    with pytest.raises(UserError, match=r"'test_resent' is not known .*; did you mean test_resnet"):
+        timm_embedding(timm_model="test_resent")
+    with pytest.raises(UserError, match=r"weights .*missing\.pt does not exist"):
+        timm_embedding(timm_weights=str(tmp_path / "missing.pt"))
+    with pytest.raises(UserError, match="are missing or damaged"):
+        timm_embedding(timm_weights=str(tmp_path / "missing.safetensors"))
+    torch.save({"fc.weight": torch.zeros(2)}, tmp_path / "other.pt")
+    with pytest.raises(UserError, match="are not those of timm's test_resnet"):
+        timm_embedding(timm_weights=str(tmp_path / "other.pt"))
+    monkeypatch.setattr("timm.create_model", lambda *_, **__: (_ for _ in ()).throw(OSError("no network")))
+    with pytest.raises(UserError, match="could not be downloaded; without a network, give a file of weights"):
+        timm_embedding()

@@ -5,9 +5,13 @@ import pickle
 
 import timm
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torchvision import models as torchvision_models
 
 from ..errors import UserError
+from ..files import load_pt
+from ..hub import hub_without_retries
 from . import cifar_resnet
 
 _RESNETS = sorted(name for name in torchvision_models.list_models(torchvision_models) if "res" in name)
@@ -40,8 +44,9 @@ def build_model(arch_type, arch, num_classes):
 def pretrained_torchvision(arch, **build_args):
     """A torchvision model with its ImageNet weights, from torch's hub folder or downloaded into it.
 
-    Raises `UserError` naming the file and the folder where the weights are missing or damaged.
+    Raises `UserError` for an unknown name, or naming the file and the folder where the weights are missing or damaged.
     """
+    _check_name(arch, torchvision_models.list_models(torchvision_models), "torchvision")
     weights = torchvision_models.get_model_weights(arch).DEFAULT
     model = torchvision_models.get_model(arch, weights=None, **build_args)
     folder = f"{torch.hub.get_dir()}/checkpoints"
@@ -55,6 +60,41 @@ def pretrained_torchvision(arch, **build_args):
     except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
         raise UserError(f"the file of {weights} in {folder} is damaged; delete it, and fetch {weights.url}") from error
     return model
+
+
+def pretrained_timm(arch, weights=None):
+    """A timm model with its pretrained weights, from the hub's cache or downloaded into it, or with those of a file.
+
+    Args:
+        weights: a file with a state dict (torch, or safetensors); None for timm's own.
+
+    Raises `UserError` for an unknown name, weights that are not at hand, and a file of another architecture.
+    """
+    _check_name(arch.split(".")[0], timm.list_models(), "timm")
+    if weights is not None:
+        model = timm.create_model(arch, pretrained=False)
+        safe = str(weights).endswith(".safetensors")
+        state = _read_safetensors(weights) if safe else load_pt(weights, "weights", "give a file with a state dict")
+        try:
+            model.load_state_dict(state)
+        except (RuntimeError, TypeError, AttributeError) as error:
+            raise UserError(f"the weights in {weights} are not those of timm's {arch}; give its own") from error
+        return model
+    try:
+        with hub_without_retries():
+            return timm.create_model(arch, pretrained=True)
+    except Exception as error:  # every kind of network, proxy and disk trouble; RuntimeError: timm has no weights
+        raise UserError(
+            f"timm's weights of {arch} are not in the hub's cache and could not be downloaded; without a network, give "
+            "a file of weights"
+        ) from error
+
+
+def _read_safetensors(path):
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"the weights {path} are missing or damaged ({error}); check the path") from None
 
 
 def _check_name(arch, known, arch_type):

@@ -21,6 +21,14 @@ def last_linear(model):
     return layer
 
 
+def replace_last_linear(model, layer):
+    """Put `layer` in the place of a model's last linear layer."""
+    old = last_linear(model)
+    name = next(name for name, module in model.named_modules() if module is old)
+    parent, _, child = name.rpartition(".")
+    setattr(model.get_submodule(parent), child, layer)
+
+
 class FeatureExtractor:
     """Gives predictions and penultimate features of one forward pass. Use as a context manager."""
 
