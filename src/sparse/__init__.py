@@ -1,0 +1,7 @@
+"""Sparse decision layers: elastic-net paths of linear models on deep features (Wong, Santurkar, Madry; ICML 2021)."""
+
+from .features import FeatureChunks
+from .path import SparsePath, elastic_net_path
+from .selection import select_sparse_model
+
+__all__ = ["FeatureChunks", "SparsePath", "elastic_net_path", "select_sparse_model"]
