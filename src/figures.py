@@ -91,9 +91,10 @@ def comparison_figure(rows):
     left.axvline(0, color="grey", linewidth=0.8, zorder=0)
     left.set_yticks(range(len(main)), main)
     left.invert_yaxis()
-    left.set(xlabel=f"difference from {_plain(base)} (95 % interval over seeds)")
+    intervals = " (95 % interval over seeds)" if rows[0].seeds > 1 else ""
+    left.set(xlabel=f"difference from {_plain(base)}{intervals}")
 
-    for ax, side in zip(sides, ("hard", "easy"), strict=True):
+    for ax, side, word in zip(sides, ("hard", "easy"), ("hardest", "easiest"), strict=True):
         for name in names:
             curve = sorted(
                 (int(row.measure.split()[1]), row.mean)
@@ -108,7 +109,7 @@ def comparison_figure(rows):
                 color=colours[name],
                 label=_plain(name),
             )
-        ax.set(xlabel=f"K {side}est test images of each class", ylabel="accuracy")
+        ax.set(xlabel=f"K {word} test images of each class", ylabel="accuracy")
     sides[0].legend(frameon=False, fontsize=8)
     for ax in (left, *sides):
         ax.spines[["top", "right"]].set_visible(False)
