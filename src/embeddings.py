@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from .evaluation import Predictions, predict
 from .files import atomic_path, create_npy, load_pt, save_pt
+from .models import weights_digest
 from .models.build import pretrained_timm, pretrained_torchvision
 
 
@@ -153,12 +154,3 @@ class EmbeddingCache:
     def _predict(self, loader, path, *embedding_and_place):
         found = predict(self.model, loader, self.device, self.config.bce, *embedding_and_place)
         save_pt({name: None if array is None else torch.from_numpy(array) for name, array in vars(found).items()}, path)
-
-
-def weights_digest(model):
-    """Hash of a model's parameters and buffers, with their names."""
-    digest = hashlib.sha256()
-    for name, weight in model.state_dict().items():
-        digest.update(name.encode())
-        digest.update(weight.cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:32]

@@ -1,6 +1,7 @@
 """Building a model from its names, as a config or a checkpoint gives them."""
 
 import difflib
+import hashlib
 import pickle
 
 import timm
@@ -88,6 +89,15 @@ def pretrained_timm(arch, weights=None):
             f"timm's weights of {arch} are not in the hub's cache and could not be downloaded; without a network, give "
             "a file of weights"
         ) from error
+
+
+def weights_digest(model):
+    """Hash of a model's parameters and buffers, with their names."""
+    digest = hashlib.sha256()
+    for name, weight in model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(weight.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:32]
 
 
 def _read_safetensors(path):
