@@ -33,6 +33,9 @@ def parse_arguments(argv=None):
     parser.add_argument(
         "--compared", metavar="OUT", help="show in the report what scripts/compare_runs.py --out OUT found"
     )
+    parser.add_argument(
+        "--sparse", metavar="OUT", help="show in the report the features that sparse_main.py --out-path OUT chose"
+    )
     parser.add_argument("--figures", metavar="DIR", help="write the hardest and easiest images of each class to DIR")
     parser.add_argument("--format", default="png", choices=[name[1:] for name in FORMATS], help="of the figures")
     parser.add_argument("--classes", nargs="+", metavar="NAME", help="figures of these classes only, by name")
@@ -51,7 +54,7 @@ def main(argv=None):
     if args.report and Path(args.report).exists() and Path(args.report).samefile(args.svm):
         raise UserError(f"--report {args.report} is the result itself; name an HTML file")
     if args.report:
-        path = write_report(args.svm, args.report, args.root, args.split, args.compared)
+        path = write_report(args.svm, args.report, args.root, args.split, args.compared, args.sparse)
         print(f"report: {path} ({path.stat().st_size / 1e6:.1f} MB)")
     if args.figures:
         write_figures(args)

@@ -20,6 +20,8 @@ from PIL import Image
 
 from .comparison import load_rows, main_table
 from .errors import UserError
+from .feature_reading.debugging import SeparatingFeature, separating_features
+from .feature_reading.results import SparseResult, top_positions
 from .files import atomic_path, check_writable
 from .minority import attribute_rates, minority_precision
 from .svm_processor import MissingBeton, SVMProcessor, ends
@@ -28,6 +30,9 @@ TEMPLATES = Path(__file__).parent / "templates"
 IMAGE_BUDGET = 18_000_000  # bytes of base64 in the page; with the text of 1,000 classes it stays below 30 MB
 MOST_BYTES, LARGEST_SIDE, SMALLEST_SIDE = 20_000, 256, 24  # of one image: bytes, pixels, pixels
 MOST_SECTIONS = 1000
+FEATURES_SHOWN, FEATURE_IMAGES, FEATURE_BYTES = 5, 4, 3_000  # of a class, of a feature, of an image
+MOST_WITH_FEATURE_IMAGES = 50  # classes: at most 4 MB of base64
+SAME_MODEL = 0.99  # share of equal predictions
 
 
 # ---- what the page says of a class ------------------------------------------------------------------------------
@@ -64,6 +69,7 @@ class ClassSummary:
         captions: dict side (hard, easy) -> rows of OUT_captions.csv by rank.
         subpopulations: dicts with k, class_accuracy, hard, easy, from OUT_subpopulations.csv.
         hardest, easiest: lists of `Thumbnail`.
+        features: list of `FeatureRow`, where a sparse layer is known.
     """
 
     number: int
@@ -82,6 +88,7 @@ class ClassSummary:
     subpopulations: list = field(default_factory=list)
     hardest: list = field(default_factory=list)
     easiest: list = field(default_factory=list)
+    features: list = field(default_factory=list)
 
     @property
     def verdict(self):
@@ -218,7 +225,7 @@ def add_galleries(summaries, proc, split):
                 reduced |= max(small.size) < min(LARGEST_SIDE, max(image.shape))
                 gallery.append(
                     Thumbnail(
-                        uri="data:image/webp;base64," + base64.b64encode(content).decode(),
+                        uri=_data_uri(content),
                         width=small.width,
                         height=small.height,
                         decision_value=float(metrics["decision_values"][position]),
@@ -255,29 +262,95 @@ def encode_thumbnail(image, limit):
         side = max(SMALLEST_SIDE, min(side - 1, int(0.95 * side * (limit / len(content)) ** 0.5)))
 
 
+def _data_uri(content, kind="webp"):
+    return f"data:image/{kind};base64," + base64.b64encode(content).decode()
+
+
 def _webp(image, **options):
     buffer = io.BytesIO()
     image.save(buffer, "WEBP", method=0, **options)
     return buffer.getvalue()
 
 
+# ---- the features of a sparse layer, where sparse_main.py wrote one ------------------------------------------------
+
+
+@dataclass
+class FeatureRow:
+    """A `SeparatingFeature`, and the images of the split on which it is largest: (data URI, width, height) each."""
+
+    found: SeparatingFeature
+    images: list = field(default_factory=list)
+
+
+def read_sparse(out, proc, split):
+    """The `SparseResult` of sparse_main.py --out-path OUT, made of the same model and images as an `SVMProcessor`.
+
+    Raises `UserError` where it was not.
+    """
+    result, metrics = SparseResult.load(out), proc.metrics(split)
+    if not np.array_equal(result.labels.get(split, ()), metrics["classes"]):
+        raise UserError(
+            f"the {split} images of {out} are not those of {proc.path}; run sparse_main.py on the same betons, without "
+            "--balance"
+        )
+    # Not all: half precision may turn a tie.
+    if result.dense is None or np.mean(result.predictions(split, result.dense) == metrics["preds"]) < SAME_MODEL:
+        raise UserError(f"{out} is of another model than {proc.path}; run sparse_main.py on the same checkpoint")
+    return result
+
+
+def add_features(summaries, proc, split, sparse):
+    """Fill in `features`: for each class those of the selected sparse layer that separate its hard and easy images."""
+    layer, features = sparse.layer(), sparse.features(split)
+    for summary in summaries:
+        if summary.skipped:
+            continue
+        members = proc.ordering(summary.number, split)
+        rows = sparse.standardise(features[members])
+        values = proc.metrics(split)["decision_values"][members]
+        found = separating_features(rows, values, layer.weight[summary.number])
+        summary.features = [FeatureRow(feature) for feature in found[:FEATURES_SHOWN]]
+
+
+def add_feature_images(summaries, proc, split, sparse):
+    """Fill in the `images` of the features, where there are few enough classes. Raises `MissingBeton`."""
+    numbers = sorted({row.found.feature for summary in summaries for row in summary.features})
+    if not numbers or len(summaries) > MOST_WITH_FEATURE_IMAGES:
+        return
+    top = top_positions(sparse.columns(split, numbers), FEATURE_IMAGES)
+    images = {}
+    for number, positions in zip(numbers, top, strict=True):
+        encoded = [encode_thumbnail(image, FEATURE_BYTES) for image in proc.images(split, positions)]
+        images[number] = [(_data_uri(content), *small.size) for small, content in encoded]
+    for summary in summaries:
+        for row in summary.features:
+            row.images = images[row.found.feature]
+
+
 # ---- the page ---------------------------------------------------------------------------------------------------
 
 
-def write_report(result_path, out_path, root=None, split="test", compared=None):
+def write_report(result_path, out_path, root=None, split="test", compared=None, sparse=None):
     """Write the report of a result as one HTML file, atomically; return its path.
 
     result_path: `OUT.pt` of train_svms.py; OUT_captions.csv and OUT_subpopulations.csv beside it are shown as well.
     root: folder of the betons, by default the one that the result was made with; where they are missing the report has
     no images and says so. split: whose images and accuracies are shown. compared: what scripts/compare_runs.py was
-    given as --out; its table and figure make the section "before and after".
+    given as --out; its table and figure make the section "before and after". sparse: what sparse_main.py was given as
+    --out-path, on the same model; each class then shows the sparse features that separate its hard and easy images.
     Raises `UserError` for an `out_path` that cannot be written, a result that is none or has no such split, and betons
     of another data set.
     """
     out_path = Path(out_path)
     check_writable(out_path)
     proc = SVMProcessor(result_path, root, get_unlabeled=split == "unlabeled")
-    html = render_report(proc, split, read_comparison(compared) if compared else None)
+    html = render_report(
+        proc,
+        split,
+        read_comparison(compared) if compared else None,
+        read_sparse(sparse, proc, split) if sparse else None,
+    )
     with atomic_path(out_path) as temporary:
         temporary.write_text(html, encoding="utf-8")
     return out_path
@@ -299,21 +372,24 @@ def read_comparison(out):
     figure = Path(f"{out}.png")
     if not figure.is_file():
         raise UserError(f"the figure {figure} of the comparison does not exist; run scripts/compare_runs.py again")
-    uri = "data:image/png;base64," + base64.b64encode(figure.read_bytes()).decode()
-    return Comparison(*main_table(rows), rows[0].seeds, uri)
+    return Comparison(*main_table(rows), rows[0].seeds, _data_uri(figure.read_bytes(), "png"))
 
 
-def render_report(proc, split, comparison=None):
-    """The report of an `SVMProcessor`, and maybe a `Comparison`, as a string of HTML."""
+def render_report(proc, split, comparison=None, sparse=None):
+    """The report of an `SVMProcessor`, and maybe a `Comparison` and a `SparseResult`, as a string of HTML."""
     metrics = proc.metrics(split)
     summaries = summarise_classes(proc, split)
     add_minority(summaries, proc, split)
     add_captions(summaries, proc, split)
     strongest = sorted(summaries, key=lambda summary: -summary.cv_score if not summary.skipped else math.inf)
     sections = strongest[:MOST_SECTIONS]
+    if sparse:
+        add_features(sections, proc, split, sparse)
     no_images, shown = "", (0, 0, False)
     try:
         shown = add_galleries(sections, proc, split)
+        if sparse:
+            add_feature_images(sections, proc, split, sparse)
     except MissingBeton as error:
         no_images = str(error)
     environment = jinja2.Environment(
@@ -345,6 +421,7 @@ def render_report(proc, split, comparison=None):
         skipped=[summary for summary in summaries if summary.skipped],
         no_images=no_images,
         comparison=comparison,
+        sparse=sparse and str(sparse.folder),
         most_images=most_images,
         largest_side=largest_side,
         reduced=reduced,

@@ -280,14 +280,8 @@ def text_task(dataset, folder, model_path=None, val_frac=0.1, balance=False, see
     """
     from .text_models import load_text_classifier  # transformers takes seconds to import
 
-    kind, label = dataset, None
-    if dataset.startswith("jigsaw-"):
-        kind = "jigsaw-alt" if dataset.startswith("jigsaw-alt-") else "jigsaw"
-        label = dataset.removeprefix(f"{kind}-")
-        sources = jigsaw_sources(folder, label)
-    else:
-        sources = {"sst": sst_sources, "csv": csv_sources}[dataset](folder)
-    splits = _cut(sources, val_frac, balance, seed)
+    splits = read_texts(dataset, folder, val_frac, balance, seed)
+    kind, label = _kind_and_label(dataset)
     classifier = load_text_classifier(
         model_path or DEFAULT_TEXT_MODELS[kind], max_length=256 if dataset == "sst" else None
     )
@@ -317,6 +311,21 @@ def text_task(dataset, folder, model_path=None, val_frac=0.1, balance=False, see
         dense=None if rows is None else dense_layer(classifier.get_classifier(), rows, binary),
         remarks=tuple(remarks),
     )
+
+
+def read_texts(dataset, folder, val_frac=0.1, balance=False, seed=0):
+    """The `Texts` of a data set, as `text_task` splits them: train, val, test."""
+    kind, label = _kind_and_label(dataset)
+    read = {"sst": sst_sources, "csv": csv_sources}.get(kind)
+    return _cut(read(folder) if read else jigsaw_sources(folder, label), val_frac, balance, seed)
+
+
+def _kind_and_label(dataset):
+    """("jigsaw-alt", "toxic") of jigsaw-alt-toxic, ("jigsaw", "toxic") of jigsaw-toxic, ("sst", None) of sst."""
+    for kind in ("jigsaw-alt", "jigsaw"):
+        if dataset.startswith(f"{kind}-"):
+            return kind, dataset.removeprefix(f"{kind}-")
+    return dataset, None
 
 
 def output_rows(classifier, class_names, jigsaw_label=None):

@@ -1,6 +1,7 @@
 """Looking at results: the processor and its figures, and the report as a person meets it, in headless Chromium."""
 
 import re
+import shutil
 import time
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from src.errors import UserError
 from src.files import save_pt, write_csv
 from src.image_sources import ImageArrays
 from src.report import accuracy_by_decile, command_line, encode_thumbnail, write_report
+from src.sparse import FeatureChunks, elastic_net_path
 from src.svm_processor import StoredImages, SVMProcessor, ends
 
 HOSTILE = ["<script>alert(1)</script>", "a/b", 'naïve "quotes"', "<img src=x onerror=alert(2)>", "$\\bad{tex$"]
@@ -384,3 +386,82 @@ def test_the_scenes_notebook_walks_through_a_result(scenes_folder, trained_run, 
     assert "tenth  1: accuracy" in printed
     assert "by decision value" in printed
     assert "data:image/webp" in report.read_text()
+
+
+# ---- the features of a sparse layer
+
+
+@pytest.fixture(scope="module")
+def sparse_folder(hostile_result, tmp_path_factory):
+    """What sparse_main.py would leave of the made-up model: features 0..4 are its predictions, 5 is low for easy images
+    and 6 is noise; class 0 rests on both."""
+    out = tmp_path_factory.mktemp("sparse") / "<b>&out"
+    metrics = SVMProcessor(hostile_result).metrics("test")
+    rng = np.random.default_rng(0)
+    features = np.hstack([np.eye(5)[metrics["preds"]], -np.nan_to_num(metrics["decision_values"])[:, None],
+                          rng.normal(size=(150, 1))])  # fmt: skip
+    FeatureChunks.write(out / "features" / "test", [features], "made up (0) on made up", np.float32)
+    path = elastic_net_path(features, metrics["classes"], k=4)
+    path.weight[:, 0, 5:] = torch.tensor([-0.7, 0.3])
+    path.save(out)
+    head = torch.zeros(5, 7)
+    head[:, :5] = torch.eye(5)
+    save_pt(
+        {
+            "args": {"select": "sparsity", "factor": 9.0, "cache": None, "balance": False},
+            "model": "made up (0)",
+            "class_names": HOSTILE,
+            "labels": {"test": torch.from_numpy(metrics["classes"])},
+            "dense": {"weight": head, "bias": torch.zeros(5)},
+        },
+        out / "run.pt",
+    )
+    return out
+
+
+def test_the_report_shows_the_sparse_features_that_separate_hard_from_easy(
+    browser, hostile_result, sparse_folder, tmp_path
+):
+    report = tmp_path / "report.html"
+    visualization_utils.main(["--svm", str(hostile_result), "--report", str(report), "--sparse", str(sparse_folder)])
+    browser.errors.clear()
+    browser.open(report)
+    rows = browser.evaluate(
+        """[...document.querySelectorAll('#class-0 table')].find((t) => t.textContent.includes('Share of weights'))
+           .querySelectorAll('tbody tr').values().map((r) => [...r.cells].map((c) => c.textContent)).toArray()"""
+    )
+    number, difference, weight, _, effect = rows[0][:5]
+    assert (number, weight) == ("5", "\N{MINUS SIGN}0.700")
+    values = SVMProcessor(hostile_result).metrics("test")
+    feature = -values["decision_values"][values["classes"] == 0]
+    hard, easy = np.sort(feature)[-7:], np.sort(feature)[:7]  # a quarter of 30
+    pooled = np.sqrt((hard.var(ddof=1) + easy.var(ddof=1)) / 2)
+    assert float(difference) == pytest.approx((hard.mean() - easy.mean()) / pooled, abs=0.006)
+    assert effect.startswith("\N{MINUS SIGN}")
+    assert browser.evaluate("document.querySelectorAll('#class-2 .strip').length") == 0  # the skipped one
+    images = "[...document.querySelectorAll('#class-0 .strip img')]"
+    assert browser.evaluate(f"{images}.length") == 4 * len(rows)
+    assert str(sparse_folder) in browser.evaluate("document.body.textContent")
+    assert browser.evaluate("document.scripts.length") == 1
+    assert browser.errors == []
+
+
+def test_without_its_beton_the_sparse_features_are_shown_without_images(hostile_result, sparse_folder, tmp_path):
+    page = write_report(hostile_result, tmp_path / "report.html", root=tmp_path, sparse=sparse_folder).read_text()
+    assert "Share of weights" in page
+    assert 'class="strip"' not in page
+
+
+def test_a_sparse_layer_of_other_images_or_of_another_model_is_refused(hostile_result, sparse_folder, tmp_path):
+    with pytest.raises(UserError, match=r"sparse result .* does not exist"):
+        write_report(hostile_result, tmp_path / "r.html", sparse=tmp_path)
+    with pytest.raises(UserError, match=r"the train images of .* are not those of"):
+        write_report(hostile_result, tmp_path / "r.html", split="train", sparse=sparse_folder)
+    other = tmp_path / "other"
+    shutil.copytree(sparse_folder, other)
+    run = torch.load(other / "run.pt", weights_only=True)
+    run["dense"]["weight"] = run["dense"]["weight"].roll(1, 0)
+    save_pt(run, other / "run.pt")
+    with pytest.raises(UserError, match="is of another model than"):
+        write_report(hostile_result, tmp_path / "r.html", sparse=other)
+    assert not (tmp_path / "r.html").exists()

@@ -1,0 +1,1 @@
+"""What the few features of a sparse decision layer stand for, and what they explain of a model's mistakes."""
