@@ -47,7 +47,7 @@ def parse_arguments(argv=None):
     parser.add_argument("--freeze", action="store_true", help="train the last layer only, on features computed once")
     parser.add_argument("--extra-images", metavar="DIR|MANIFEST",
                         help="train on these as well: a folder CLASS/FILE, or a CSV path,label")  # fmt: skip
-    parser.add_argument("--extra-weight", type=float, default=1.0, metavar="W",
+    parser.add_argument("--extra-weight", type=float, metavar="W",
                         help="loss weight of images beyond the train beton (default: 1)")  # fmt: skip
     parser.add_argument("--root", default=".", help="folder of the betons")
     parser.add_argument("--runs", default="runs", help="folder of the runs (default: runs)")
@@ -67,6 +67,8 @@ def main(argv=None):
     device = resolve_device(args.device)
     config = load_dataset_config(args.config, args.override)
     splits = open_splits(config, args.root, args.indices_file, extra=True)
+    if args.extra_weight is not None and not (args.extra_images or "extra" in splits):
+        raise UserError("--extra-weight weighs images beyond the train beton, and there are none: give --extra-images")
     loss_vector = load_loss_vector(args.loss_vec_file, splits["train"]) if args.loss_vec_file else None
     folder = run_folder(Path(args.runs), args.exp_name, args.resume)
     check_writable(folder / "metrics.pt")
@@ -82,7 +84,7 @@ def main(argv=None):
     if args.extra_images:
         trained_on.append(extra_images_split(args.extra_images, config, folder / "extra_images.beton"))
     if len(trained_on) > 1:
-        loss_vector = extended_loss_vector(loss_vector, trained_on, args.extra_weight)
+        loss_vector = extended_loss_vector(loss_vector, trained_on, args.extra_weight or 1.0)
         print(f"training on {', '.join(f'{len(split)} images of {split.beton.path}' for split in trained_on)}")
     if args.freeze:
         train, val = feature_loaders(trained_on, splits["val"], config, device, args, folder)
@@ -126,7 +128,7 @@ def check_arguments(args):
         raise UserError(f"--seed {args.seed} is not between 0 and 2**63 - 1")
     if args.freeze and not args.finetune_from:
         raise UserError("--freeze keeps all but the last layer as it is: say with --finetune-from which model's")
-    if not 0 < args.extra_weight < float("inf"):
+    if args.extra_weight is not None and not 0 < args.extra_weight < float("inf"):
         raise UserError(f"--extra-weight {args.extra_weight} is no weight; give a number above 0")
 
 

@@ -23,7 +23,7 @@ from src.errors import UserError, entry_point
 from src.figures import save_figure, sparsity_figure
 from src.files import check_writable, save_pt, write_csv
 from src.models import replace_last_linear
-from src.sparse import elastic_net_path, select_sparse_model
+from src.sparse import check_selection, elastic_net_path, select_sparse_model
 from src.sparse_tasks import PLACES_10, beton_task, image_task, text_task
 from src.tables import format_table
 from src.text_data import JIGSAW_LABELS
@@ -109,11 +109,11 @@ def main(argv=None):
         device=args.device,
         tol=args.tol,
     )
+    chosen = select_sparse_model(path, args.select, args.factor)
     path.save(out)
     save_pt(run_content(args, task), out / "run.pt")
     write_csv(out / "path.csv", *path_table(path))
 
-    chosen = select_sparse_model(path, args.select, args.factor)
     dense = {split: accuracy(task.dense, *pairs[split]) for split in ("val", "test")} if task.dense else None
     curves = {split: [row[f"acc_{split}"] for row in path.metrics] for split in ("val", "test")}
     save_figure(sparsity_figure([row["nonzeros"] for row in path.metrics], curves, chosen, dense), out / "path.png")
@@ -163,6 +163,13 @@ def check_arguments(args):
     ):
         if not fits:
             raise UserError(f"--{name} {value} must be {range_}")
+    check_selection(args.select, args.factor)
+    if (
+        args.write_checkpoint
+        and args.model_path
+        and Path(args.write_checkpoint).resolve() == Path(args.model_path).resolve()
+    ):
+        raise UserError(f"--write-checkpoint {args.write_checkpoint} is the model itself; name another file")
     if args.k < 2:
         raise UserError(f"-k {args.k} is no path; give 2 or more lambdas")
 

@@ -33,9 +33,9 @@ def main():
     parser.add_argument("--out", required=True)
     args = parser.parse_args()
     out = Path(args.out)
-    # A copy outside of its run: features are then kept beside it, and none are there from before.
-    start = out / "start" / "checkpoint.pt"
-    shutil.rmtree(start.parent, ignore_errors=True)
+    # A copy in a run of its own, in which no features are kept from before.
+    start = out / "start" / "checkpoints" / "checkpoint.pt"
+    shutil.rmtree(out / "start", ignore_errors=True)
     start.parent.mkdir(parents=True)
     shutil.copy(args.model_path, start)
     common = ["-c", args.config, "--root", args.root, "--runs", out / "runs", "--finetune-from", start,

@@ -37,7 +37,8 @@ def parse_arguments(argv=None):
 def main(argv=None):
     args = parse_arguments(argv)
     out = Path(args.out)
-    check_writable(out.with_name(out.name + ".csv"))
+    for ending in ("csv", "md", "png"):
+        check_writable(beside(out, ending))
     runs = named_runs(args.runs)
     if args.base not in (None, *runs):
         raise UserError(f"--base {args.base} is none of the runs {', '.join(runs)}")
@@ -107,6 +108,13 @@ def text_table(rows, bold="", minus="-"):
 def markdown(rows, seeds, by_caption):
     """The main measures as a Markdown table, with a sentence on how to read it."""
     header, lines = text_table(rows, bold="**", minus="\N{MINUS SIGN}")
+    spread = f"with seed {seeds[0]}; then the difference from {header[1]}, which with one seed may be chance"
+    if len(seeds) > 1:
+        spread = (
+            f"mean ± standard deviation over {len(seeds)} seeds ({', '.join(map(str, seeds))}); then the difference "
+            f"from {header[1]}, paired by seed, with its 95 % confidence interval, bold where that excludes 0 (chance "
+            "alone makes one in twenty do so)"
+        )
     how = "nearest to the class's hardest and easiest caption."
     if not by_caption:
         how = (
@@ -115,9 +123,7 @@ def markdown(rows, seeds, by_caption):
         )
     return (
         tabulate(lines, header, tablefmt="github", disable_numparse=True)
-        + f"\n\nTest accuracy: mean ± standard deviation over {len(seeds)} seed(s) ({', '.join(map(str, seeds))}); "
-        f"then the difference from {header[1]}, paired by seed, with its 95 % confidence interval, bold where that "
-        f"excludes 0. hard K and easy K: the K test images of each class {how}\n"
+        + f"\n\nTest accuracy: {spread}. hard K and easy K: the K test images of each class {how}\n"
     )
 
 

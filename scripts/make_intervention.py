@@ -66,9 +66,12 @@ def parse_arguments(argv=None):
 def main(argv=None):
     args = parse_arguments(argv)
     check_writable(args.out)
-    if Path(args.out).exists() and Path(args.out).samefile(args.svm):
-        raise UserError(f"--out {args.out} is the result itself; name another file")
+    if getattr(args, "seed", 0) < 0:
+        raise UserError(f"--seed {args.seed} is below 0; give 0 or more")
     proc = SVMProcessor(args.svm)
+    of_result = (proc.path, proc.path.with_name(f"{proc.path.stem}_model.pt"))
+    if Path(args.out).resolve() in [path.resolve() for path in of_result]:
+        raise UserError(f"--out {args.out} is the result itself; name another file")
     if "train" not in proc.splits:
         raise UserError(f"{args.svm} has no training split; make it again with train_svms.py")
     {"weights": write_weights, "add": write_added, "filter": write_filtered}[args.command](args, proc)
@@ -76,7 +79,7 @@ def main(argv=None):
 
 def write_weights(args, proc):
     """A weight for every image of the train beton up to the last that is trained on."""
-    if not (np.isfinite(args.factor) and args.factor >= 0):
+    if not 0 <= args.factor < 1e30:
         raise UserError(f"--factor {args.factor} is no weight; give a number of 0 or more")
     train = chosen_classes(proc.metrics("train"), args, proc)
     if args.scheme == "soft":
@@ -126,7 +129,8 @@ def write_added(args, proc):
     is_chosen = np.isin(np.arange(len(order)), chosen)
     print_counts(proc, pool, is_chosen, "added", args)
     counts = np.bincount(pool["classes"][chosen], minlength=proc.num_classes)
-    short = [f"{proc.class_names[c]} ({counts[c]})" for c in np.unique(pool["classes"]) if counts[c] < args.per_class]
+    asked = [proc.class_number(name) for name in args.classes] if args.classes else np.unique(pool["classes"])
+    short = [f"{proc.class_names[c]} ({counts[c]})" for c in asked if counts[c] < args.per_class]
     if short:
         print(f"fewer than {args.per_class}, all that can be chosen: {', '.join(short)}")
 
@@ -172,7 +176,10 @@ def minority_of(args, proc, entry):
 
 def splits_of(proc):
     """The index arrays that a result was made from."""
-    return {f"{name}_indices": proc.metrics(name)["indices"] for name in proc.splits if name != "test"}
+    splits = {f"{name}_indices": proc.metrics(name)["indices"] for name in proc.splits if name != "test"}
+    if "extra_indices" in proc.result:
+        splits["extra_indices"] = proc.result["extra_indices"].numpy()
+    return splits
 
 
 def print_counts(proc, entry, changed, what, args):
@@ -185,7 +192,8 @@ def print_counts(proc, entry, changed, what, args):
         row = [name, int(members.sum()), int((members & changed).sum())]
         if rare is not None:
             row.append(int((members & changed & rare).sum()))
-        rows.append([*row, "no direction" if np.isnan(entry["decision_values"][members]).all() else ""])
+        remark = "no direction" if np.isnan(entry["decision_values"][members]).all() else ""
+        rows.append([*row, "not chosen" if args.classes and name not in args.classes else remark])
     header = ["class", "images", what, *(["of the minority"] if rare is not None else []), ""]
     print(format_table(header, rows))
     print(f"{args.out}: {int(changed.sum())} of {len(changed)} images {what} by {args.by}")

@@ -23,7 +23,7 @@ import visualization_utils
 from scripts import compare_runs, make_intervention
 from scripts.steps import repeated, run
 from src.checkpoints import latest_version
-from src.config_parsing import load_dataset_config, read_yaml
+from src.config_parsing import load_dataset_config, load_svm_config, read_yaml
 from src.errors import UserError, entry_point
 from src.files import atomic_path, check_writable
 from src.index_files import load_index_file
@@ -52,7 +52,7 @@ def parse_arguments(argv=None):
     parser.add_argument("--per-class", type=int, default=100, metavar="K", help="images that add takes (default: 100)")
     parser.add_argument("--finetune", choices=["last", "all"],
                         help="train the base model's last layer, or all of it, further, for 15 epochs with a peak rate "
-                        "of 0.1; by default a new model is trained")  # fmt: skip
+                        "of 0.1, whatever --override says; by default a new model is trained")  # fmt: skip
     parser.add_argument(
         "--seeds", type=int, nargs="+", default=[0], help="train everything once with each (default: 0)"
     )
@@ -67,6 +67,7 @@ def parse_arguments(argv=None):
 def main(argv=None):
     args = parse_arguments(argv)
     out = Path(args.out)
+    check_arguments(args)
     check_settings(out, args)
     retrained = [run_name(args, by) for by in args.by]
     for seed in args.seeds:
@@ -75,10 +76,41 @@ def main(argv=None):
         for by, name in zip(args.by, retrained, strict=True):
             train(out, name, seed, args, base, intervention(out, name, by, result, seed, args))
     compared = out / f"compared_{run_name(args)}"
-    run(compare_runs.main, "scripts/compare_runs.py", *(out / "runs" / name for name in ("base", *retrained)),
+    # Those of earlier calls as well, so that a call with another --by adds a column.
+    names = [
+        "base",
+        *(run_name(args, by) for by in CHOICES if by in args.by or finished(out, run_name(args, by), args)),
+    ]
+    run(compare_runs.main, "scripts/compare_runs.py", *(out / "runs" / name for name in names),
         "--svm", out / "svm" / "seed_{seed}.pt", "--seeds", *args.seeds, "--out", compared)  # fmt: skip
     run(visualization_utils.main, "visualization_utils.py", "--svm", out / "svm" / f"seed_{args.seeds[0]}.pt",
         "--root", root(args, args.seeds[0]), "--compared", compared, "--report", out / "report.html")  # fmt: skip
+
+
+def check_arguments(args):
+    """What can be known before anything is trained; the configs are read for their own checks."""
+    load_dataset_config(args.config, args.override)
+    svm_config = load_svm_config(args.svm_config)
+    args.by, args.seeds = list(dict.fromkeys(args.by)), list(dict.fromkeys(args.seeds))
+    if min(args.seeds) < 0:
+        raise UserError(f"--seeds {min(args.seeds)} is below 0; give 0 or more")
+    if args.captions and svm_config.embedding != "clip":
+        raise UserError(f"--captions needs embedding: clip, but {args.svm_config} says {svm_config.embedding}")
+    if args.intervention == "add" and args.per_class < 1:
+        raise UserError(f"--per-class {args.per_class} adds nothing; give 1 or more")
+    if args.intervention == "add" and not has_pool(args):
+        raise UserError("there is no extra pool to add from: set unlabeled_beton, or give an index file with one")
+    if args.intervention == "weights" and not 0 <= args.factor < 1e30:
+        raise UserError(f"--factor {args.factor} is no weight; give a number of 0 or more")
+    without_order = set(args.by) & {"random", "minority"}
+    if without_order and (args.intervention == "filter" or (args.intervention, args.scheme) == ("weights", "soft")):
+        what = "filter" if args.intervention == "filter" else "--scheme soft"
+        raise UserError(f"--by {min(without_order)} does not go with {what}; give svm or confidence")
+
+
+def finished(out, name, args):
+    """Whether a run is there with every seed."""
+    return all(any((out / "runs" / name / f"seed_{seed}").glob("version_*/predictions.pt")) for seed in args.seeds)
 
 
 def check_settings(out, args):

@@ -14,7 +14,7 @@ from scipy import stats
 
 from .caption_scores import SIDES, SUBPOPULATION_SIZES, subpopulation_accuracy
 from .errors import UserError
-from .files import load_pt, write_csv
+from .files import is_plain_tensor, load_pt, write_csv
 from .interventions import in_minority
 from .metrics import class_accuracies
 
@@ -65,13 +65,20 @@ def load_run(path):
     for file in files:
         content = load_pt(file, "predictions", "train the run again with ffcv_main.py")
         test = content.get("test") if isinstance(content, dict) else None
-        if not isinstance(test, dict) or not isinstance(content.get("seed"), int):
+        whole = isinstance(test, dict) and {"indices", "labels", "preds"} <= set(test)
+        if not whole or not isinstance(content.get("seed"), int):
             raise UserError(f"{file} does not hold the predictions of a run; train it again with ffcv_main.py")
         if test["preds"] is None:
             raise UserError(
                 f"{file} is of a model of conditions (bce), whose runs can't be compared; compare metrics.csv"
             )
-        seeds[content["seed"]] = {key: test[key].numpy() for key in ("indices", "labels", "preds")}
+        columns = {key: test[key] for key in ("indices", "labels", "preds")}
+        if (
+            not all(is_plain_tensor(column, 1) for column in columns.values())
+            or len(set(map(len, columns.values()))) > 1
+        ):
+            raise UserError(f"{file} is damaged; train the run again with ffcv_main.py")
+        seeds[content["seed"]] = {key: column.numpy() for key, column in columns.items()}
     return seeds
 
 
@@ -125,7 +132,7 @@ def compare(accuracies):
     base = next(iter(accuracies.values()))
     rows = []
     for name, by_seed in accuracies.items():
-        for what in by_seed[0]:
+        for what in dict.fromkeys(what for found in base for what in found):
             values, reference = (np.array([found.get(what, np.nan) for found in runs]) for runs in (by_seed, base))
             deviation = float(values.std(ddof=1)) if len(values) > 1 else float("nan")
             difference, interval = float((values - reference).mean()), paired_interval(values, reference)
@@ -134,12 +141,15 @@ def compare(accuracies):
 
 
 def paired_interval(values, reference):
-    """The 95 % confidence interval of the mean of `values - reference`, both (seeds,); NaN for fewer than two."""
+    """The 95 % confidence interval of the mean of `values - reference`, both (seeds,); NaN for fewer than two.
+
+    NaN, too, where all differences are equal but not 0: a test set of few images makes them so, and it is no certainty.
+    """
     differences = values - reference
-    if len(differences) < 2:
+    if not differences.any():
+        return (0.0, 0.0) if len(differences) > 1 else (float("nan"), float("nan"))
+    if np.ptp(differences) < 1e-12:
         return float("nan"), float("nan")
-    if np.ptp(differences) == 0:
-        return float(differences[0]), float(differences[0])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of nearly equal differences
         interval = stats.ttest_rel(values, reference).confidence_interval(CONFIDENCE)
@@ -162,7 +172,8 @@ def load_rows(path):
         rows = [Row(**{field.name: field.type(row[field.name]) for field in fields(Row)}) for row in table]
     except (UnicodeDecodeError, csv.Error, KeyError, TypeError, ValueError):
         rows = []
-    if not rows:
+    measures = [{row.measure for row in rows if row.name == name} for name in {row.name for row in rows}]
+    if not rows or any(found != measures[0] for found in measures):
         raise UserError(f"{path} is no comparison of runs; make it with scripts/compare_runs.py")
     return rows
 

@@ -15,6 +15,7 @@ import timm.data
 import torch
 from torch.nn import functional as F
 
+from .errors import UserError
 from .evaluation import Predictions, predict
 from .files import atomic_path, create_npy, load_pt, save_pt
 from .models import weights_digest
@@ -111,10 +112,10 @@ def make_embedding(svm_config, config, device):
 
 
 def cache_folder(checkpoint_path, otherwise):
-    """`embeddings/` in the run that a checkpoint belongs to; in the folder `otherwise` where the run is read-only."""
-    run = Path(checkpoint_path).absolute().parent
-    run = run.parent if run.name == "checkpoints" else run
-    return (run if os.access(run, os.W_OK) else Path(otherwise)) / "embeddings"
+    """`embeddings/` in the run that a checkpoint belongs to; in the folder `otherwise` if to none, or one read-only."""
+    folder = Path(checkpoint_path).absolute().parent
+    of_run = folder.name == "checkpoints" and os.access(folder.parent, os.W_OK)
+    return (folder.parent if of_run else Path(otherwise)) / "embeddings"
 
 
 class EmbeddingCache:
@@ -143,8 +144,16 @@ class EmbeddingCache:
         if not predictions_path.exists():
             self._predict(loader, predictions_path)
         content = load_pt(predictions_path, "cached predictions", f"delete {self.folder}")
-        arrays = {name: None if value is None else value.numpy() for name, value in content.items()}
-        return Predictions(**arrays), np.load(embeddings_path, mmap_mode="r")
+        try:
+            arrays = {name: None if value is None else value.numpy() for name, value in content.items()}
+            found, embeddings = Predictions(**arrays), np.load(embeddings_path, mmap_mode="r")
+        except (AttributeError, TypeError, ValueError, EOFError):
+            raise UserError(
+                f"{embeddings_path} or the predictions beside it are damaged; delete {self.folder}"
+            ) from None
+        if not len(embeddings) == len(found.confs) == len(loader.split):
+            raise UserError(f"{embeddings_path} does not have a row an image; delete {self.folder}")
+        return found, embeddings
 
     def _path(self, split, of, ending):
         digest = hashlib.sha256(f"{of} {split.beton.fingerprint}".encode())

@@ -76,6 +76,11 @@ def csv_sources(folder):
     splits = [split for split in ("train", "val", "test") if split != "val" or (folder / "val.csv").exists()]
     tables = {split: read_table(folder / f"{split}.csv", ("text", "label")) for split in splits}
     in_train = set(tables["train"]["label"])
+    odd = sorted(label for label in in_train if re.fullmatch(r"\s*|[-+][0-9.]+|[0-9]*\.[0-9]*", label))
+    if odd:
+        raise UserError(
+            f"{folder / 'train.csv'} has the label {odd[0]!r}, which is neither a name nor 0, 1, 2, ...; correct it"
+        )
     if all(re.fullmatch("[0-9]{1,6}", label) for label in in_train):
         class_names = [str(i) for i in range(max(map(int, in_train)) + 1)]
         absent = [name for name in class_names if name not in in_train]

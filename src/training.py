@@ -44,6 +44,11 @@ def load_loss_vector(path, train):
             f"loss vector {path} has {len(vector)} weights, but the train indices go up to {needed - 1}; "
             "make it for this beton and index file"
         )
+    if len(vector) > len(train.beton):
+        raise UserError(
+            f"loss vector {path} has {len(vector)} weights, but beton {train.beton.path} has {len(train.beton)} "
+            "examples; make it for this beton"
+        )
     weights = vector.float()[torch.from_numpy(train.indices)]
     bad = ~(weights.isfinite() & (weights >= 0))
     if bad.any():
@@ -225,6 +230,8 @@ def load_pretrained(path, config):
     Raises `UserError` where it was trained on other classes; one that does not say its classes is taken at its word.
     """
     checkpoint = load_checkpoint(path, config)
+    if not all(weight.isfinite().all() for weight in checkpoint.model.state_dict().values()):
+        raise UserError(f"checkpoint {path} has weights that are NaN or infinite; train it again")
     before = checkpoint.run_metadata.get("config")
     if not isinstance(before, dict):
         print(f"{path} does not say how it was trained, so its classes are taken to be those of the config")

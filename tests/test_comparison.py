@@ -106,7 +106,8 @@ def test_the_interval_is_students_on_the_paired_differences():
     np.testing.assert_allclose(
         paired_interval(values, reference), [differences.mean() - half, differences.mean() + half]
     )
-    assert paired_interval(values, values - 0.25) == pytest.approx((0.25, 0.25))
+    assert paired_interval(values, values) == (0, 0)
+    assert np.isnan(paired_interval(values, values - 0.25)).all()  # equal by chance, not for certain
     assert np.isnan(paired_interval(values[:1], reference[:1])).all()
 
 
@@ -167,7 +168,7 @@ def test_what_cannot_be_compared_is_told_in_a_sentence(tmp_path, compared, capsy
     assert "no seed is in all runs (base: 0, 1, 2; other_seed: 9)" in fails(
         [base, tmp_path / "other_seed", *svm, *out], capsys
     )
-    save_pt({"seed": 0}, tmp_path / "odd" / "predictions.pt")
+    save_pt({"seed": 0, "test": {}}, tmp_path / "odd" / "predictions.pt")
     assert "does not hold the predictions of a run" in fails([tmp_path / "odd", *svm, *out], capsys)
     assert not (tmp_path / "other.csv").exists()
 
@@ -176,3 +177,11 @@ def test_a_file_that_is_no_comparison_is_refused(tmp_path):
     (tmp_path / "x.csv").write_text("name,measure\nbase,overall\n")
     with pytest.raises(UserError, match="is no comparison of runs"):
         load_rows(tmp_path / "x.csv")
+
+
+def test_a_comparison_that_lacks_a_measure_is_refused(compared):
+    path = compared.with_name("compared.csv")
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(line for line in lines if not line.startswith("mended,overall")))
+    with pytest.raises(UserError, match="is no comparison of runs"):
+        load_rows(path)

@@ -60,6 +60,14 @@ def test_a_run_killed_before_the_end_is_computed_again(tmp_path, model, loader):
     assert len(list(tmp_path.iterdir())) == 2
 
 
+def test_damaged_files_of_the_cache_are_named(tmp_path, model, loader):
+    cache(tmp_path, model).get(loader)
+    (embeddings,) = tmp_path.glob("*.npy")
+    embeddings.write_bytes(embeddings.read_bytes()[:200])
+    with pytest.raises(UserError, match="damaged; delete"):
+        cache(tmp_path, model).get(loader)
+
+
 def test_other_weights_or_other_images_are_other_entries(tmp_path, model, loader, pixels_beton):
     cache(tmp_path, model).get(loader)
     with torch.no_grad():

@@ -184,6 +184,7 @@ def test_wrong_extra_images_are_named(run, drawn, tmp_path, capsys):
     (odd / "list.csv").write_text("path,label\ncircle/a.png,hexagon\n")
     assert "label is 'hexagon', but must be one of" in say("--extra-images", odd / "list.csv")
     assert "--extra-weight 0.0 is no weight" in say("--extra-images", drawn, "--extra-weight", "0")
+    assert "--extra-weight weighs images beyond the train beton, and there are none" in say("--extra-weight", "2")
     assert not list(tmp_path.glob("tuned/version_*/checkpoints"))  # nothing is left of them
 
 
@@ -194,6 +195,9 @@ def test_what_is_no_checkpoint_to_start_from_is_named(run, trained_run, tmp_path
     content["run_metadata"]["config"]["class_names"] = [f"class {c}" for c in range(8)]
     save_pt(content, tmp_path / "others.pt")
     assert "was trained on other classes than the config names" in fails(run, capsys, start=tmp_path / "others.pt")
+    content["state_dict"]["fc.bias"] += torch.nan
+    save_pt(content, tmp_path / "nan.pt")
+    assert "has weights that are NaN or infinite" in fails(run, capsys, start=tmp_path / "nan.pt")
 
 
 def test_a_checkpoint_without_metadata_is_trained_further_with_a_word(run, trained_run, tmp_path, capsys):

@@ -175,6 +175,13 @@ def test_images_of_a_pool_in_its_own_beton_are_extra(result, tmp_path):
     assert index["extra_indices"].tolist() == [12 - 0, 12 - 8]
 
 
+def test_a_second_choice_keeps_the_images_of_the_first(result, tmp_path):
+    svm = result(own_pool=True, extra_indices=torch.tensor([50, 51]))
+    index = load_index_file(make("add", svm, tmp_path / "i.pt", "--per-class", 1))
+    assert index["extra_indices"].tolist() == [50, 51, 12 - 0, 12 - 8]
+    assert load_index_file(make("filter", svm, tmp_path / "j.pt"))["extra_indices"].tolist() == [50, 51]
+
+
 def test_the_filter_takes_suspects_of_the_chosen_classes_away(result, tmp_path):
     index = load_index_file(make("filter", result(), tmp_path / "i.pt"))
     assert sorted(set(range(3, 16)) - set(index["train_indices"].tolist())) == [3 + 2, 3 + 4, 3 + 8]
@@ -199,6 +206,8 @@ def test_the_minority_among_the_chosen_is_counted(result, tmp_path, capsys):
         ("add", {}, ["--per-class", "2", "--classes", "eel"], "has no class 'eel'"),
         ("weights", {}, ["--factor", "-1"], "--factor -1.0 is no weight"),
         ("weights", {}, ["--factor", "nan"], "--factor nan is no weight"),
+        ("weights", {}, ["--factor", "1e300"], r"--factor 1e\+300 is no weight"),
+        ("add", {}, ["--per-class", "2", "--seed", "-1"], "--seed -1 is below 0"),
         ("weights", {}, ["--scheme", "soft", "--by", "random"], "--scheme soft needs an order"),
         ("weights", {"train_metrics": None}, [], "has no training split"),
         ("weights", {"class_names": None}, [], "is not an SVM result: it lacks class_names"),

@@ -60,6 +60,27 @@ def test_the_loop_leads_from_betons_to_a_report_and_goes_on_where_it_stopped(loo
     assert metadata["config"]["training"]["epochs"] == 15  # the published setting
 
     with pytest.raises(SystemExit) as stop:
-        loop(tmp_path, "--captions", "SCENES")
+        loop(tmp_path, "--override", "batch_size=32")
     assert stop.value.code == 2
-    assert "was begun with --captions None, not SCENES" in capsys.readouterr().err
+    assert "was begun with --override" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--per-class", "0"], "--per-class 0 adds nothing"),
+        (["--captions", "SCENES"], "--captions needs embedding: clip"),
+        (["--intervention", "filter", "--by", "random"], "--by random does not go with filter"),
+        (["--intervention", "weights", "--scheme", "soft", "--by", "minority"], "does not go with --scheme soft"),
+        (["--intervention", "weights", "--factor", "nan"], "--factor nan is no weight"),
+        (["--seeds", "-1"], "--seeds -1 is below 0"),
+        (["--override", "unlabeled_beton=null"], "there is no extra pool to add from"),
+        (["--override", "trainin.epochs=3"], "has an unknown key trainin"),
+    ],
+)
+def test_what_cannot_be_done_is_told_before_anything_is_trained(loop, tmp_path, capsys, words, says):
+    with pytest.raises(SystemExit) as stop:
+        loop(tmp_path / "out", *words)
+    assert stop.value.code == 2
+    assert says in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

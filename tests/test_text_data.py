@@ -77,6 +77,8 @@ def test_labels_of_a_csv_may_be_numbers_or_names(tmp_path):
     ("content", "complaint"),
     [
         ("text,label\na,0\nb,2\n", "no text of label 1"),
+        ("text,label\na,-1\nb,0\n", "'-1', which is neither a name nor 0, 1, 2"),
+        ("text,label\na,\nb,0\n", "'', which is neither a name nor"),
         ("text,class\na,0\n", "has the columns text, class, but no label"),
         ("", "has the columns .none., but no text"),
         ("text,label\n", "lists no texts"),

@@ -156,6 +156,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(small, tmp_pat
     ("vector", "words"),
     [
         (torch.ones(10), "has 10 weights, but the train indices go up to 59"),
+        (torch.ones(481), "has 481 weights, but beton .* has 480 examples"),
         (-torch.ones(60), "is -1 for training image 0 "),
         (torch.full((60,), torch.nan), "is nan for training image 0"),
         (torch.zeros(60), "is 0 for every training image"),

@@ -2,6 +2,6 @@
 
 from .features import FeatureChunks
 from .path import SparsePath, elastic_net_path
-from .selection import select_sparse_model
+from .selection import check_selection, select_sparse_model
 
-__all__ = ["FeatureChunks", "SparsePath", "elastic_net_path", "select_sparse_model"]
+__all__ = ["FeatureChunks", "SparsePath", "check_selection", "elastic_net_path", "select_sparse_model"]

@@ -43,7 +43,10 @@ class StandardizedRows:
 
     def _standardize(self, start, stop):
         # float64, so that a mean far from 0 costs no digits
-        return ((as_tensor(self.X[start:stop], self.device).double() - self.mean) * self.scale).to(self.dtype)
+        block = ((as_tensor(self.X[start:stop], self.device).double() - self.mean) * self.scale).to(self.dtype)
+        if not block.isfinite().all():  # features on disk were finite when they were written
+            raise UserError(f"rows {start} to {stop - 1} of the features have NaN or infinite numbers; make them again")
+        return block
 
 
 def row_ranges(n, width):

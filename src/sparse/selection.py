@@ -20,13 +20,7 @@ def select_sparse_model(path, selection_criterion="absolute", factor=None):
     Equally sparse layers: the more accurate. The layer without any feature is never picked. Raises `UserError` on
     another criterion, a factor out of range, or where no layer qualifies.
     """
-    if selection_criterion not in DEFAULT_FACTORS:
-        raise UserError(
-            f"there is no selection criterion {selection_criterion!r}; give one of {', '.join(DEFAULT_FACTORS)}"
-        )
-    factor = DEFAULT_FACTORS[selection_criterion] if factor is None else factor
-    if not (factor >= 0 and (selection_criterion in ("sparsity", "absolute") or factor <= 1)):
-        raise UserError(f"the factor {factor} does not suit the criterion {selection_criterion}; see its meaning")
+    factor = check_selection(selection_criterion, factor)
     accuracy = path.accuracy
     nonzeros = np.array([row["nonzeros"] for row in path.metrics])
     if not nonzeros.any():
@@ -49,3 +43,15 @@ def select_sparse_model(path, selection_criterion="absolute", factor=None):
     allowed = (accuracy >= min(floor, best)) & (nonzeros > 0)
     sparsest = allowed & (nonzeros == nonzeros[allowed].min())
     return int(np.argmax(np.where(sparsest, accuracy, -np.inf)))
+
+
+def check_selection(selection_criterion, factor=None):
+    """The factor, or the criterion's default. Raises `UserError` on another criterion, or a factor out of range."""
+    if selection_criterion not in DEFAULT_FACTORS:
+        raise UserError(
+            f"there is no selection criterion {selection_criterion!r}; give one of {', '.join(DEFAULT_FACTORS)}"
+        )
+    factor = DEFAULT_FACTORS[selection_criterion] if factor is None else factor
+    if not (factor >= 0 and (selection_criterion in ("sparsity", "absolute") or factor <= 1)):
+        raise UserError(f"the factor {factor} does not suit the criterion {selection_criterion}; see its meaning")
+    return factor
