@@ -1,0 +1,216 @@
+"""Dataset interfaces on the diffusion model of the scenes: what a learned token is worth, and how fast images come.
+
+    python benchmarks/bench_interfaces.py inversion     # minutes on one core
+    python benchmarks/bench_interfaces.py speed         # also with --device cuda, and with another --model
+
+`inversion` learns a token from 24 drawings of a concept that the model has never seen, cyan stars, once with the norm
+of its embedding pinned and once free, for each seed. It then asks for the token on each background and judges the
+images: is the shape cyan (by arithmetic on its pixels), is the background the one that was asked for (by the scenes
+CLIP), and both? "before" is the embedding that training starts from, the mean of "star". It exits with 1 if any other
+row of the embeddings, or anything else of the model, is not bit-identical.
+
+`speed` measures images per second of `generate`, one at a time and in batches, after one call that warms up.
+"""
+
+import argparse
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from tabulate import tabulate
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from dataset_interfaces import create_token_dictionary, generate, run_textual_inversion
+from dataset_interfaces.diffusion_models import load_model
+from dataset_interfaces.encoders import load_encoder
+from dataset_interfaces.inference_utils import clip_similarity
+from dataset_interfaces.textual_inversion import mean_embedding
+from src.clip import SCENES
+from src.scenes import BACKGROUNDS, draw
+
+MODEL = Path(__file__).resolve().parent.parent / "src" / "scenes_diffusion"
+CLASS, CYAN = "star", (25, 190, 205)
+TOKEN = "<cyan-star-0>"
+SIZE = 32
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("inversion", "speed"))
+    parser.add_argument("--model", default=str(MODEL))
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--sampling-steps", type=int, default=20)
+    parser.add_argument("--guidance", type=float, default=3.0)
+    parser.add_argument("--seeds", type=int, default=3, help="inversion: how many")
+    parser.add_argument("--steps", type=int, default=200, help="inversion: of training")
+    parser.add_argument("--learning-rate", type=float, default=5e-3, help="inversion: of training")
+    parser.add_argument("--batch-size", type=int, default=8, help="inversion: of training")
+    parser.add_argument("--per-background", type=int, default=8, help="inversion: images that are judged")
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 4, 16, 64], help="speed: their sizes")
+    parser.add_argument("--images", type=int, default=64, help="speed: in each measurement")
+    parser.add_argument("--runs", type=int, default=3, help="speed: measurements of each")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    with tempfile.TemporaryDirectory() as folder:
+        (inversion if args.what == "inversion" else speed)(args, Path(folder))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Textual inversion
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def inversion(args, folder):
+    model = load_model(args.model)
+    start = mean_embedding(model, CLASS)
+    rows, same = [], True
+    for seed in range(args.seeds):
+        photos = folder / f"photos-{seed}"
+        draw_concept(photos, seed)
+        embeddings = {"before": start}
+        for name, pin_norm in (("pinned", True), ("unpinned", False)):
+            embeddings[name] = run_textual_inversion(
+                photos,
+                TOKEN,
+                CLASS,
+                args.model,
+                args.steps,
+                args.learning_rate,
+                batch_size=args.batch_size,
+                pin_norm=pin_norm,
+                templates=("a photo of a {}",),
+                seed=seed,
+                device=args.device,
+            )
+        for name, embedding in embeddings.items():
+            root = folder / f"{name}-{seed}"
+            create_token_dictionary([embedding], [TOKEN], [CLASS], root, args.model)
+            same &= nothing_else_changed(model, root, embedding)
+            rows.append([seed, name, (embedding.norm() / start.norm()).item(), *judge(args, root, seed)])
+    header = ["seed", "embedding", "norm / norm before", "cyan", "background", "both"]
+    print(tabulate(rows, header, floatfmt=".2f"))
+    for name in ("before", "pinned", "unpinned"):
+        print(f"{name}: both right in {np.mean([row[5] for row in rows if row[1] == name]):.3f} (mean of {args.seeds})")
+    print(f"every other row and tensor bit-identical: {'yes' if same else 'NO'}")
+    sys.exit(0 if same else 1)
+
+
+def draw_concept(folder, seed, count=24):
+    """Cyan stars on all backgrounds, drawn by mixing two drawings that differ in the shape's colour alone."""
+    folder.mkdir()
+    for i in range(count):
+        background = BACKGROUNDS[i % len(BACKGROUNDS)]
+        white, black = (
+            draw(SIZE, CLASS, colour, background, np.random.default_rng([seed, i])).astype(float)
+            for colour in ("white", "black")
+        )
+        # Both colours have the same offsets and noise; what is clipped at 0 and 255 hardly matters.
+        cover = np.clip((white - black) / (240 - 18), 0, 1)
+        image = black + cover * (np.array(CYAN) - 18)
+        Image.fromarray(np.clip(np.rint(image), 0, 255).astype(np.uint8)).save(folder / f"{i:02}.png")
+
+
+def judge(args, root, seed):
+    """Shares of images with a cyan shape, with the background that was asked for, and with both."""
+    clip = {"clip_model": f"local-dir:{SCENES}", "device": "cpu"}
+    cyan, backgrounds = [], []
+    for background in BACKGROUNDS:
+        prompt = f"a photo of a <TOKEN> on a {background} background"
+        images = generate(
+            root,
+            0,
+            prompt,
+            args.per_background,
+            1000 * seed,
+            model_name=args.model,
+            batch_size=args.per_background,
+            num_inference_steps=args.sampling_steps,
+            guidance_scale=args.guidance,
+            device=args.device,
+        )
+        cyan += [is_cyan(np.asarray(image)) for image in images]
+        candidates = [f"a photo of a {CLASS} on a {name} background" for name in BACKGROUNDS]
+        found = np.argmax([clip_similarity(images, text, **clip) for text in candidates], axis=0)
+        backgrounds += list(found == BACKGROUNDS.index(background))
+    cyan, backgrounds = np.array(cyan), np.array(backgrounds)
+    return cyan.mean(), backgrounds.mean(), (cyan & backgrounds).mean()
+
+
+def is_cyan(image):
+    """Whether an image (H, W, 3) has a coloured shape whose hue is within 30 degrees of cyan's.
+
+    Backgrounds and the noise are nearly grey; the shape covers 6 % of an image at the least.
+    """
+    image = image.astype(float)
+    chroma = image.max(-1) - image.min(-1)
+    coloured = chroma > 70
+    if coloured.mean() < 0.04:
+        return False
+    return abs((hue(image[coloured].mean(0)) - hue(np.array(CYAN)) + 180) % 360 - 180) < 30
+
+
+def hue(colour):
+    """Hue angle of an RGB colour in degrees."""
+    red, green, blue = colour
+    return np.degrees(np.arctan2(np.sqrt(3) * (green - blue), 2 * red - green - blue)) % 360
+
+
+def nothing_else_changed(model, root, embedding):
+    """Whether a saved encoder has the base model's tensors and the learned row, bit for bit."""
+    _, encoder = load_encoder(root)
+    before, after = model.text_encoder.state_dict(), encoder.state_dict()
+    table = next(name for name in before if name.endswith("token_embedding.weight"))
+    rows = len(before[table])
+    return (
+        all(torch.equal(before[name], after[name]) for name in before if name != table)
+        and torch.equal(before[table], after[table][:rows])
+        and torch.equal(after[table][rows], embedding)
+        and len(after[table]) == rows + 1
+    )
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Speed
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def speed(args, folder):
+    model = load_model(args.model)
+    create_token_dictionary([mean_embedding(model, CLASS)], [TOKEN], [CLASS], folder / "root", args.model)
+
+    def seconds(count, batch_size):
+        began = time.perf_counter()
+        generate(
+            folder / "root",
+            0,
+            "a photo of a <TOKEN>",
+            count,
+            0,
+            model_name=args.model,
+            batch_size=batch_size,
+            num_inference_steps=args.sampling_steps,
+            guidance_scale=args.guidance,
+            device=args.device,
+        )
+        return time.perf_counter() - began
+
+    rows = []
+    for batch_size in args.batches:
+        seconds(batch_size, batch_size)
+        rates = [args.images / seconds(args.images, batch_size) for _ in range(args.runs)]
+        rows.append([batch_size, statistics.median(rates), min(rates), max(rates)])
+    for row in rows:
+        row.append(row[1] / rows[0][1])
+    first = f"times batch {args.batches[0]}"
+    print(tabulate(rows, ["batch", "images/s", "least", "most", first], floatfmt=(".0f", ".2f", ".2f", ".2f", ".2f")))
+
+
+if __name__ == "__main__":
+    main()

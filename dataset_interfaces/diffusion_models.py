@@ -1,0 +1,192 @@
+"""Stable Diffusion 1 and 2 (Rombach et al., CVPR 2022) by way of diffusers, from a folder, a single file or the hub.
+
+Nothing found in a model's files is run: weights are read as tensors only, and we name the classes of the parts.
+"""
+
+import hashlib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import open_clip.tokenizer
+import safetensors
+import torch
+from diffusers import AutoencoderKL, EulerDiscreteScheduler, UNet2DConditionModel
+from diffusers.loaders.single_file_utils import create_diffusers_clip_model_from_ldm
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from . import hub
+from .errors import UserError
+from .files import load_tensors
+
+DEFAULT_MODEL = "stable-diffusion-v1-5/stable-diffusion-v1-5"
+SINGLE_FILES = (".safetensors", ".ckpt")
+_LOADING_ERRORS = (
+    OSError,
+    ValueError,
+    RuntimeError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    safetensors.SafetensorError,
+)
+_PARTS = {  # what a folder holds, and what is fetched of it
+    "tokenizer": ["*"],
+    "text_encoder": ["config.json", "model.safetensors"],
+    "vae": ["config.json", "diffusion_pytorch_model.safetensors"],
+    "unet": ["config.json", "diffusion_pytorch_model.safetensors"],
+    "scheduler": ["scheduler_config.json"],
+}
+_SD1_CONFIG = Path(__file__).resolve().parent / "sd1_config"
+# sd-v1-4.ckpt names this class of the library that trained it, and holds nothing of it that is needed.
+_STAND_INS = [(type("Unused", (), {}), "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint")]
+
+
+@dataclass(frozen=True)
+class DiffusionModel:
+    """The parts of a pipeline, frozen, in evaluation mode."""
+
+    name: str
+    tokenizer: Any
+    text_encoder: torch.nn.Module
+    vae: torch.nn.Module
+    unet: torch.nn.Module
+    scheduler_config: dict
+
+    @property
+    def resolution(self):
+        """Side of the images in pixels."""
+        return self.unet.config.sample_size * 2 ** (len(self.vae.config.block_out_channels) - 1)
+
+
+def resolve_device(name="auto"):
+    """torch.device for "auto" (CUDA where there is one), "cpu", "cuda" or "cuda:N". Raises `UserError`."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise UserError(f"the device {name} is not supported; give auto, cpu or cuda")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(f"this machine has {torch.cuda.device_count()} CUDA devices, not {name}; give cpu")
+    return device
+
+
+def load_model(name=DEFAULT_MODEL):
+    """A `DiffusionModel` on the CPU, in single precision.
+
+    Args:
+        name: a folder as diffusers saves it; a single file, .safetensors or .ckpt, in the layout of the first releases
+            (such as sd-v1-4.ckpt), whose configuration is that of Stable Diffusion 1 unless a folder with the file's
+            name beside it holds another; or OWNER/NAME on the hub.
+
+    Raises:
+        UserError: there is no such model at hand, or it is damaged or of another kind.
+    """
+    path = Path(name).expanduser()
+    if path.is_dir():
+        folder, read = path, _from_folder
+    elif path.suffix in SINGLE_FILES:
+        folder, read = path, _from_single_file
+    elif re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", str(name)):
+        folder, read = _fetch(str(name)), _from_folder
+    else:
+        raise UserError(
+            f"the diffusion model {name} is not a folder, a {' or '.join(SINGLE_FILES)} file or OWNER/NAME on the hub; "
+            "check the path"
+        )
+    try:
+        with hub.quiet():
+            model = DiffusionModel(str(name), *read(folder))
+    except _LOADING_ERRORS as error:
+        raise UserError(
+            f"the diffusion model {name} cannot be loaded: {hub.first_line(error)}; get it again"
+        ) from error
+    width, expected = model.text_encoder.config.hidden_size, model.unet.config.cross_attention_dim
+    if width != expected:
+        raise UserError(
+            f"the diffusion model {name} is not Stable Diffusion 1 or 2: its text encoder is {width} wide and its "
+            f"U-Net reads {expected}; choose another model"
+        )
+    for part in (model.text_encoder, model.vae, model.unet):
+        if any(weight.is_meta for weight in part.parameters()):
+            raise UserError(f"the diffusion model {name} lacks weights of its {type(part).__name__}; get it again")
+        part.eval().requires_grad_(False)
+    return model
+
+
+def fingerprint(text_encoder):
+    """A string that tells text encoders apart, whatever tokens were added and in single or half precision."""
+    config = text_encoder.config
+    (positions,) = (
+        weight for name, weight in text_encoder.state_dict().items() if name.endswith("position_embedding.weight")
+    )
+    digest = hashlib.sha256(repr((config.hidden_size, config.num_hidden_layers)).encode())
+    digest.update(positions.cpu().half().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _from_folder(folder):
+    missing = [part for part in _PARTS if not (folder / part).is_dir()]
+    if missing:
+        raise UserError(
+            f"the folder {folder} is not a Stable Diffusion folder: {' and '.join(missing)} missing; give the folder "
+            "that holds model_index.json"
+        )
+    options = {"local_files_only": True}
+    return (
+        CLIPTokenizer.from_pretrained(folder / "tokenizer", **options),
+        CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float32, **options),
+        AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=torch.float32, **options),
+        UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=torch.float32, **options),
+        EulerDiscreteScheduler.load_config(folder / "scheduler", **options),
+    )
+
+
+def _from_single_file(path):
+    weights = load_tensors(path, "the diffusion model", _STAND_INS)
+    weights = weights.get("state_dict", weights)
+    beside = path.with_suffix("")
+    config = beside if beside.is_dir() else _SD1_CONFIG
+    options = {"config": str(config), "local_files_only": True}
+    tokenizer = config / "tokenizer"
+    return (
+        CLIPTokenizer.from_pretrained(tokenizer, local_files_only=True) if tokenizer.is_dir() else clip_tokenizer(),
+        create_diffusers_clip_model_from_ldm(
+            CLIPTextModel, weights, subfolder="text_encoder", torch_dtype=torch.float32, **options
+        ),
+        AutoencoderKL.from_single_file(weights, subfolder="vae", torch_dtype=torch.float32, **options),
+        UNet2DConditionModel.from_single_file(weights, subfolder="unet", torch_dtype=torch.float32, **options),
+        EulerDiscreteScheduler.load_config(config / "scheduler", local_files_only=True),
+    )
+
+
+def clip_tokenizer():
+    """CLIP's own tokenizer, which Stable Diffusion 1 uses, from open_clip's copy of its merges."""
+    reference = open_clip.tokenizer.SimpleTokenizer()
+    names = ["<|startoftext|>", "<|endoftext|>"]
+    vocabulary = [*list(reference.encoder)[: -len(names)], *names]
+    merges = sorted(reference.bpe_ranks, key=reference.bpe_ranks.get)
+    return CLIPTokenizer(
+        vocab={name: number for number, name in enumerate(vocabulary)},
+        merges=merges,
+        model_max_length=reference.context_length,
+    )
+
+
+def _fetch(name):
+    """The folder of a model of the hub, downloaded unless it is cached."""
+    patterns = [f"{part}/{file}" for part, files in _PARTS.items() for file in files]
+    try:
+        with hub.without_retries(), hub.quiet():
+            return Path(huggingface_hub.snapshot_download(name, allow_patterns=patterns))
+    except Exception as error:  # every kind of network, proxy, access and disk trouble
+        raise UserError(
+            f"there is no folder {name} here, and the hub's {name} is neither in "
+            f"{huggingface_hub.constants.HF_HUB_CACHE} nor to be downloaded ({hub.reason(error)}); give a folder with "
+            "a Stable Diffusion model or a single file of it"
+        ) from error

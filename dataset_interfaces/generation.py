@@ -1,0 +1,140 @@
+"""Images of a class under a shift, from prompts such as "a photo of a <TOKEN> in the grass"."""
+
+import functools
+from pathlib import Path
+
+import torch
+from diffusers import EulerDiscreteScheduler, StableDiffusionPipeline
+from tqdm import tqdm
+
+from .diffusion_models import DEFAULT_MODEL, fingerprint, load_model, resolve_device
+from .encoders import CLASSES_FILE, load_class_tokens, load_encoder
+from .errors import UserError, memory_advice
+from .hub import quiet
+
+PLACEHOLDER = "<TOKEN>"
+
+
+def generate(
+    encoder_root,
+    c,
+    prompts,
+    num_samples=10,
+    random_seed=None,
+    use_token=True,
+    model_name=DEFAULT_MODEL,
+    batch_size=4,
+    *,
+    num_inference_steps=50,
+    guidance_scale=7.5,
+    device="auto",
+):
+    """Generate images of class `c`.
+
+    The pipeline is loaded once and kept. Every image has its own random generator, so that it is the same, within
+    rounding, whatever the batch size is; image `i` of each prompt starts from the same noise.
+
+    Args:
+        encoder_root: folder that `create_token_dictionary` made on the same `model_name`.
+        c: int, the class.
+        prompts: a string or a list of strings, in which <TOKEN> stands for the class.
+        num_samples: images for each prompt.
+        random_seed: image `i` has seed `random_seed + i`; a list gives each prompt its own; None draws one.
+        use_token: put the class's token in the place of <TOKEN>; else its name.
+        model_name: a `StableDiffusionPipeline` folder, a single file, or a name on the hub.
+        batch_size: how many images are made at once.
+        num_inference_steps, guidance_scale: of Euler's method (Karras et al., 2022) and of classifier-free guidance.
+        device: "auto", "cpu", "cuda" or "cuda:N"; half precision on CUDA.
+
+    Returns:
+        A list of `num_samples` PIL images; for a list of prompts, a list of such lists.
+
+    Raises:
+        UserError: the class is out of range, a prompt has no <TOKEN> or is too long, the encoder root was made for
+            another model, there are not as many seeds as prompts, or there is too little memory.
+    """
+    classes = load_class_tokens(encoder_root)
+    if not isinstance(c, int) or not 0 <= c < len(classes.tokens):
+        raise UserError(f"class {c} is out of range: {encoder_root} has classes 0 to {len(classes.tokens) - 1}")
+    if num_samples < 1 or batch_size < 1 or num_inference_steps < 1:
+        raise UserError("num_samples, batch_size and num_inference_steps must be 1 or more")
+    texts = [prompts] if isinstance(prompts, str) else list(prompts)
+    lacking = [text for text in texts if PLACEHOLDER not in text]
+    if use_token and lacking:
+        raise UserError(
+            f'the prompt "{lacking[0]}" has no {PLACEHOLDER}; put it where the class goes, or set use_token=False'
+        )
+    seeds = _seeds(random_seed, len(texts))
+    word = classes.tokens[c] if use_token else classes.class_names[c]
+    texts = [text.replace(PLACEHOLDER, word) for text in texts]
+
+    # Resolved, and with the time of its last change: a root that was made again is read again.
+    root = Path(encoder_root).resolve()
+    pipeline = _load_pipeline(root, (root / CLASSES_FILE).stat().st_mtime_ns, str(model_name), resolve_device(device))
+    _check_length(pipeline.tokenizer, texts)
+    jobs = [(text, seed + i) for text, seed in zip(texts, seeds, strict=True) for i in range(num_samples)]
+    images = []
+    with memory_advice(batch_size), tqdm(total=len(jobs), desc="generating", unit="image", disable=None) as bar:
+        for start in range(0, len(jobs), batch_size):
+            batch = jobs[start : start + batch_size]
+            images += pipeline(
+                [text for text, _ in batch],
+                generator=[torch.Generator().manual_seed(seed) for _, seed in batch],
+                num_inference_steps=num_inference_steps,
+                guidance_scale=guidance_scale,
+            ).images
+            bar.update(len(batch))
+    if isinstance(prompts, str):
+        return images
+    return [images[start : start + num_samples] for start in range(0, len(images), num_samples)]
+
+
+def _seeds(random_seed, count):
+    """A seed for each prompt."""
+    if random_seed is None:
+        return [torch.Generator().seed() % 2**31] * count
+    if isinstance(random_seed, int):
+        return [random_seed] * count
+    seeds = [int(seed) for seed in random_seed]
+    if len(seeds) != count:
+        raise UserError(
+            f"there are {count} prompts and {len(seeds)} seeds; give one seed for each prompt, or one for all"
+        )
+    return seeds
+
+
+def _check_length(tokenizer, texts):
+    for text in texts:
+        length = len(tokenizer(text).input_ids)
+        if length > tokenizer.model_max_length:
+            raise UserError(
+                f'the prompt "{text}" has {length} tokens and the model reads {tokenizer.model_max_length}; shorten it'
+            )
+
+
+@functools.lru_cache(maxsize=1)
+def _load_pipeline(encoder_root, changed, model_name, device):
+    """The pipeline of a model with the tokens of an encoder root; one is kept. No safety checker is loaded."""
+    classes = load_class_tokens(encoder_root)
+    model = load_model(model_name)
+    if fingerprint(model.text_encoder) != classes.fingerprint:
+        raise UserError(
+            f"the encoder root {encoder_root} was made for {classes.base_model}, whose text encoder is not that of "
+            f"{model_name}; give the same model, or make the root again"
+        )
+    tokenizer, text_encoder = load_encoder(encoder_root)
+    with quiet():
+        pipeline = StableDiffusionPipeline(
+            vae=model.vae,
+            text_encoder=text_encoder,
+            tokenizer=tokenizer,
+            unet=model.unet,
+            scheduler=EulerDiscreteScheduler.from_config(model.scheduler_config),
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
+        ).to(device)
+        if device.type == "cuda":
+            pipeline.to(dtype=torch.float16)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline

@@ -1,0 +1,161 @@
+"""Judging generated images by CLIP (Radford et al., ICML 2021): do they show the class, and do they show the shift?"""
+
+import contextlib
+import functools
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import open_clip
+import torch
+
+from . import hub
+from .diffusion_models import resolve_device
+from .encoders import create_token_dictionary
+from .errors import UserError
+
+__all__ = ["Thresholds", "calibrate_thresholds", "clip_similarity", "create_token_dictionary", "filter_images"]
+
+CLIP_MODEL, CLIP_WEIGHTS = "ViT-H-14", "laion2b_s32b_b79k"
+QUANTILE = 0.05
+_LOCAL = "local-dir:"
+_IMAGES_AT_ONCE = 32
+
+
+def clip_similarity(imgs, text, clip_model=CLIP_MODEL, clip_weights=CLIP_WEIGHTS, device="auto"):
+    """Cosine similarity between images and a text.
+
+    Score the object ("a photo of a dog") and the shift ("a photo in the grass") apart: a caption with both in it is
+    matched well by images that show one of them.
+
+    Args:
+        imgs: PIL images.
+        text: a string.
+        clip_model, clip_weights: open_clip's name of a model and tag of its weights (or a file of them), or
+            "local-dir:FOLDER" or "hf-hub:NAME", which need no tag. The model is kept between calls.
+        device: "auto", "cpu", "cuda" or "cuda:N".
+
+    Returns:
+        (len(imgs),) float32 array, -1..1.
+    """
+    if not imgs:
+        return np.zeros(0, np.float32)
+    clip = _load_clip(clip_model, clip_weights, resolve_device(device))
+    return clip.encode_images(imgs) @ clip.encode_text(text)
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """The least similarities to the object's and to the shift's caption with which an image is kept."""
+
+    object: float
+    shift: float
+    quantile: float | None = None  # of real images, where they were calibrated
+
+
+def calibrate_thresholds(real_imgs, object_text, shift_text=None, quantile=QUANTILE, **clip):
+    """Thresholds from real images of a class. Ours: those that were used for ImageNet* were never released.
+
+    An image shows the object when it is at least as similar to `object_text` as all but a share `quantile` of the real
+    images are. It shows the shift when it is as similar to `shift_text` as the most similar share `quantile` of them:
+    real images mostly do not show the shift.
+
+    Args:
+        real_imgs: PIL images of the class, 20 or more (fewer cannot tell a quantile of 0.05).
+        object_text, shift_text: as for `clip_similarity`; without a shift its threshold is -1, which all images pass.
+        quantile: 0..1.
+        clip: `clip_model`, `clip_weights` and `device` of `clip_similarity`.
+    """
+    if not 0 <= quantile <= 1:
+        raise UserError(f"the quantile is {quantile}; give one from 0 to 1")
+    if not real_imgs:
+        raise UserError("there are no real images to calibrate thresholds on; give some of the class")
+    least = np.quantile(clip_similarity(real_imgs, object_text, **clip), quantile)
+    shift = -1.0
+    if shift_text is not None:
+        shift = np.quantile(clip_similarity(real_imgs, shift_text, **clip), 1 - quantile)
+    return Thresholds(float(least), float(shift), quantile)
+
+
+def filter_images(imgs, object_text, shift_text, thresholds, **clip):
+    """Which images show both the object and the shift.
+
+    Args:
+        imgs: PIL images.
+        object_text, shift_text: as for `clip_similarity`; a `shift_text` of None asks for the object alone.
+        thresholds: `Thresholds`, or a pair of numbers: object, shift.
+        clip: `clip_model`, `clip_weights` and `device` of `clip_similarity`.
+
+    Returns:
+        (len(imgs),) bool array.
+    """
+    least, shift = (thresholds.object, thresholds.shift) if isinstance(thresholds, Thresholds) else thresholds
+    kept = clip_similarity(imgs, object_text, **clip) >= least
+    if shift_text is not None:
+        kept &= clip_similarity(imgs, shift_text, **clip) >= shift
+    return kept
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The model
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _CLIP:
+    model: torch.nn.Module
+    preprocess: Any
+    tokenizer: Any
+    device: torch.device
+
+    @torch.no_grad()
+    def encode_images(self, imgs):
+        """(N, d) float32, of length 1."""
+        parts = []
+        for start in range(0, len(imgs), _IMAGES_AT_ONCE):
+            batch = torch.stack([self.preprocess(image) for image in imgs[start : start + _IMAGES_AT_ONCE]])
+            parts.append(self.model.encode_image(batch.to(self.device), normalize=True).float().cpu())
+        return torch.cat(parts).numpy()
+
+    @torch.no_grad()
+    def encode_text(self, text):
+        """(d,) float32, of length 1."""
+        tokens = self.tokenizer([text]).to(self.device)
+        return self.model.encode_text(tokens, normalize=True)[0].float().cpu().numpy()
+
+
+@functools.lru_cache(maxsize=1)
+def _load_clip(name, weights, device):
+    options = {}
+    if name.startswith((_LOCAL, "hf-hub:")):
+        weights = None
+    if name.startswith(_LOCAL):
+        folder = Path(name.removeprefix(_LOCAL)).expanduser().resolve()
+        if not (folder / "open_clip_config.json").is_file():
+            raise UserError(f"{folder} is not a CLIP folder: it holds no open_clip_config.json; check the path")
+        name = f"{_LOCAL}{folder}"
+        options = _tokenizer_options(folder)
+    retries = contextlib.nullcontext() if name.startswith(_LOCAL) else hub.without_retries()
+    try:
+        with retries, hub.quiet():
+            model, _, preprocess = open_clip.create_model_and_transforms(
+                name, weights, device=device, require_pretrained=True
+            )
+            tokenizer = open_clip.get_tokenizer(name, **options)
+    except Exception as error:  # whatever open_clip, the hub's client, safetensors and torch make of it
+        known = name.startswith("hf-hub:") or open_clip.get_pretrained_cfg(name, weights or "")
+        reason = hub.reason(error) if known else hub.first_line(error)
+        raise UserError(
+            f"the CLIP model {name}{f' / {weights}' if weights else ''} cannot be loaded ({reason}); without a network "
+            f"give a folder of open_clip's with its weights, {_LOCAL}FOLDER"
+        ) from error
+    return _CLIP(model.eval().requires_grad_(False), preprocess, tokenizer, device)
+
+
+def _tokenizer_options(folder):
+    """open_clip looks for the merges that a folder's config names in the working directory: say where they are."""
+    config = json.loads((folder / "open_clip_config.json").read_text(encoding="utf-8"))
+    merges = (config["model_cfg"]["text_cfg"].get("tokenizer_kwargs") or {}).get("bpe_path")
+    return {"bpe_path": str(folder / merges)} if merges else {}

@@ -1,0 +1,271 @@
+"""Textual inversion (Gal et al., ICLR 2023) with the norm held fixed, as in Dataset Interfaces (Vendrow et al., 2023).
+
+One new word is learned from a folder of a class's images; the whole diffusion model stays as it is.
+"""
+
+import contextlib
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import DDPMScheduler
+from PIL import Image, ImageOps
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from .diffusion_models import DEFAULT_MODEL, load_model, resolve_device
+from .errors import UserError, memory_advice
+from .files import check_writable, image_files, load_tensors, read_image, save_pt
+from .tokens import check_token
+
+TEMPLATES = tuple((Path(__file__).resolve().parent / "templates.txt").read_text().splitlines())
+PRECISIONS = {"no": None, "fp16": torch.float16, "bf16": torch.bfloat16}
+_ENCODED_AT_ONCE = 8  # images
+
+
+def run_textual_inversion(
+    train_path,
+    token,
+    class_name,
+    pretrained_model_name_or_path=DEFAULT_MODEL,
+    max_train_steps=3000,
+    learning_rate=5e-4,
+    *,
+    batch_size=1,
+    gradient_accumulation_steps=1,
+    weight_decay=1e-2,
+    pin_norm=True,
+    resolution=None,
+    flip=0.5,
+    templates=TEMPLATES,
+    mixed_precision=None,
+    seed=0,
+    device="auto",
+    checkpoint=None,
+    checkpoint_every=250,
+):
+    """Learn the embedding of a new token that stands for a class.
+
+    It starts as the mean embedding of the class name's tokens and is trained by the diffusion model's own loss, on
+    prompts such as "a photo of a TOKEN".
+
+    Args:
+        train_path: folder with images of the class; each is cropped to its central square.
+        token: the new word, such as "<american-robin-15>" (see `class_token`).
+        class_name: what the model would call the class, such as "american robin".
+        pretrained_model_name_or_path: a `StableDiffusionPipeline` folder, a single file, or a name on the hub.
+        max_train_steps: steps of AdamW at the constant `learning_rate`.
+        batch_size, gradient_accumulation_steps: a step sees their product of images; only the first takes memory.
+        pin_norm: hold the embedding's norm at that of the mean it starts from, so that only its direction is learned.
+            Unpinned embeddings grow, and then outweigh the rest of the prompt.
+        resolution: side of the images in pixels, a multiple of 8 (default: the model's own).
+        flip: how often an image is mirrored, 0..1.
+        templates: prompts with {} in the place of the token.
+        mixed_precision: "no", "fp16" or "bf16" (default: fp16 on CUDA, no on a CPU).
+        seed: non-negative int; the same seed gives the same embedding on the same machine, interrupted or not.
+        device: "auto", "cpu", "cuda" or "cuda:N".
+        checkpoint: a file that keeps the state every `checkpoint_every` steps; where it is there already, training goes
+            on from it.
+
+    Returns:
+        (d,) float32 tensor on the CPU, d the width of the model's token embeddings.
+
+    Raises:
+        UserError: no images, a broken one, a token that is not new or not well formed, a model that cannot be loaded,
+            a checkpoint of another training, or too little memory.
+    """
+    check_token(token)
+    _check_settings(max_train_steps, batch_size, gradient_accumulation_steps, resolution, templates, mixed_precision)
+    device = resolve_device(device)
+    dtype = PRECISIONS[mixed_precision or ("fp16" if device.type == "cuda" else "no")]
+    files = image_files(train_path)
+    model = load_model(pretrained_model_name_or_path)
+    prompts = _tokenized(model.tokenizer, token, templates)
+    placeholder = model.tokenizer.convert_tokens_to_ids(token)
+
+    # Frozen parts may be in half precision as a whole; the embeddings, from which the gradient comes, may not.
+    text_encoder, vae, unet = model.text_encoder.to(device), model.vae.to(device), model.unet.to(device, dtype)
+    start = mean_embedding(model, class_name).to(device)
+    vector = torch.nn.Parameter(start.clone())
+    norm = start.norm() if pin_norm else None
+    optimizer = torch.optim.AdamW([vector], lr=learning_rate, weight_decay=weight_decay)
+    scaler = torch.amp.GradScaler(device.type, enabled=dtype is torch.float16)
+    noising = DDPMScheduler.from_config(model.scheduler_config)
+
+    settings = {
+        "token": token,
+        "class_name": class_name,
+        "images": [file.name for file in files],
+        "model": str(pretrained_model_name_or_path),
+        "learning_rate": learning_rate,
+        "images_per_step": batch_size * gradient_accumulation_steps,
+        "weight_decay": weight_decay,
+        "pin_norm": pin_norm,
+        "resolution": resolution or model.resolution,
+        "flip": flip,
+        "templates": list(templates),
+        "seed": seed,
+    }
+
+    def save(step):
+        state = {"optimizer": optimizer.state_dict(), "scaler": scaler.state_dict()}
+        save_pt({"settings": settings, "step": step, "vector": vector.detach().cpu(), **state}, checkpoint)
+
+    done = 0
+    if checkpoint and Path(checkpoint).exists():
+        done = _resume(checkpoint, settings, vector, optimizer, scaler)
+    elif checkpoint:
+        check_writable(checkpoint)
+
+    half = contextlib.nullcontext() if dtype is None else torch.autocast(device.type, dtype)
+    steps = tqdm(
+        range(done, max_train_steps), f"learning {token}", max_train_steps, initial=done, unit="step", disable=None
+    )
+    with memory_advice(batch_size), learned_token(text_encoder, placeholder, lambda: _pinned(vector, norm)):
+        with half:
+            latents = _encode(vae, files, settings["resolution"], device)
+        for step in steps:
+            draws = _draw(seed, step, settings["images_per_step"], latents, prompts, flip, noising)
+            for batch in zip(*(part.split(batch_size) for part in draws), strict=True):
+                with half:
+                    loss = _denoising_loss(unet, text_encoder, noising, *(part.to(device) for part in batch))
+                scaler.scale(loss / gradient_accumulation_steps).backward()
+            scaler.step(optimizer)
+            scaler.update()
+            optimizer.zero_grad()
+            if checkpoint and ((step + 1) % checkpoint_every == 0 or step + 1 == max_train_steps):
+                save(step + 1)
+    embedding = _pinned(vector, norm).detach().float().cpu()
+    if not embedding.isfinite().all():
+        raise UserError(f"the training of {token} diverged; use a lower learning_rate than {learning_rate}")
+    return embedding
+
+
+def mean_embedding(model, class_name):
+    """(d,) the mean embedding of the tokens of a class's name in a `DiffusionModel`."""
+    ids = model.tokenizer(class_name, add_special_tokens=False).input_ids
+    if not ids:
+        raise UserError(f'the class name "{class_name}" is empty; say what the images show')
+    return model.text_encoder.get_input_embeddings().weight[ids].float().mean(0)
+
+
+@contextlib.contextmanager
+def learned_token(text_encoder, placeholder, vector):
+    """Within the block, the embedding of token number `placeholder`, new to the text encoder, is `vector()`, (d,)."""
+    places = []
+
+    def hide(module, args):
+        places.append(args[0] == placeholder)
+        return (args[0].masked_fill(places[-1], 0),)
+
+    def show(module, args, output):
+        return torch.where(places.pop()[..., None], vector().to(output.dtype), output)
+
+    embeddings = text_encoder.get_input_embeddings()
+    hooks = embeddings.register_forward_pre_hook(hide), embeddings.register_forward_hook(show)
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _denoising_loss(unet, text_encoder, noising, clean, noise, times, tokens):
+    """Mean squared error of what the U-Net was trained to predict: the noise, or v (Salimans and Ho, ICLR 2022)."""
+    noisy = noising.add_noise(clean, noise, times).to(unet.dtype)
+    predicted = unet(noisy, times, text_encoder(tokens)[0].to(unet.dtype)).sample
+    if noising.config.prediction_type == "v_prediction":
+        noise = noising.get_velocity(clean, noise, times)
+    return F.mse_loss(predicted.float(), noise)
+
+
+def _pinned(vector, norm):
+    return vector if norm is None else vector * (norm / vector.norm())
+
+
+def _check_settings(steps, batch_size, accumulation, resolution, templates, mixed_precision):
+    numbers = {"max_train_steps": steps, "batch_size": batch_size, "gradient_accumulation_steps": accumulation}
+    for name, number in numbers.items():
+        if number < 1:
+            raise UserError(f"{name} is {number}; give 1 or more")
+    if resolution is not None and (resolution < 8 or resolution % 8):
+        raise UserError(f"the resolution {resolution} is no multiple of 8; give one, such as 512")
+    if mixed_precision not in (None, *PRECISIONS):
+        raise UserError(f"mixed_precision {mixed_precision} is not known; choose one of {', '.join(PRECISIONS)}")
+    if not templates or not all("{}" in template for template in templates):
+        raise UserError('every template needs {} in the place of the token, as in "a photo of a {}"')
+
+
+def _tokenized(tokenizer, token, templates):
+    """Add the token to the tokenizer, and give the templates with it: (T, context) int64."""
+    if token in tokenizer.get_vocab():
+        raise UserError(f"the token {token} is in the model's vocabulary already; choose another")
+    tokenizer.add_tokens([token])
+    texts = [template.replace("{}", token) for template in templates]
+    prompts = tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
+    number = tokenizer.convert_tokens_to_ids(token)
+    cut = [text for text, row in zip(texts, prompts, strict=True) if number not in row]
+    if cut:
+        raise UserError(
+            f'the template "{cut[0]}" is longer than the {tokenizer.model_max_length} tokens that the model reads; '
+            "shorten it"
+        )
+    return prompts
+
+
+def _resume(checkpoint, settings, vector, optimizer, scaler):
+    """Take the state of a checkpoint; return how many steps it has done."""
+    state = load_tensors(checkpoint, "the checkpoint")
+    try:
+        differing = [key for key, value in settings.items() if state["settings"].get(key) != value]
+        if differing:
+            raise UserError(
+                f"the checkpoint {checkpoint} is of a training with another {' and '.join(differing)}; remove it or "
+                "name another file"
+            )
+        with torch.no_grad():
+            vector.copy_(state["vector"])
+        optimizer.load_state_dict(state["optimizer"])
+        scaler.load_state_dict(state["scaler"])
+        return int(state["step"])
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise UserError(f"{checkpoint} is not a checkpoint of textual inversion; remove it") from error
+
+
+@torch.no_grad()
+def _encode(vae, files, resolution, device):
+    """The latents' distribution of all images and of their mirror images: mean and deviation, (2, N, C, h, w) each.
+
+    On the CPU: a thousand images of 512 pixels have 130 MB.
+    """
+    means, deviations = [], []
+    starts = range(0, len(files), _ENCODED_AT_ONCE)
+    small = 0
+    for start in tqdm(starts, desc="encoding images", unit="batch", disable=None, leave=False):
+        images = [read_image(file) for file in files[start : start + _ENCODED_AT_ONCE]]
+        small += sum(min(image.size) < resolution for image in images)
+        images = [ImageOps.fit(image, (resolution, resolution), Image.Resampling.BICUBIC) for image in images]
+        pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float().to(device) / 127.5 - 1
+        both = [vae.encode(view).latent_dist for view in (pixels, pixels.flip(-1))]
+        means.append(torch.stack([part.mean for part in both]).float().cpu())
+        deviations.append(torch.stack([part.std for part in both]).float().cpu())
+    if small:
+        tqdm.write(f"{small} of {len(files)} images have less than {resolution} pixels and are enlarged")
+    factor = vae.config.scaling_factor
+    return torch.cat(means, 1) * factor, torch.cat(deviations, 1) * factor
+
+
+def _draw(seed, step, count, latents, prompts, flip, noising):
+    """Everything random of one step: latents, noise, times and tokens, `count` of each, on the CPU.
+
+    The generator follows from seed and step alone, so that nothing of it needs to be kept for resuming.
+    """
+    generator = torch.Generator().manual_seed((seed << 32) + step)
+    mean, deviation = latents
+    images = torch.randint(mean.shape[1], (count,), generator=generator)
+    mirrored = (torch.rand(count, generator=generator) < flip).long()
+    shape = (count, *mean.shape[2:])
+    clean = torch.randn(shape, generator=generator) * deviation[mirrored, images] + mean[mirrored, images]
+    noise = torch.randn(shape, generator=generator)
+    times = torch.randint(noising.config.num_train_timesteps, (count,), generator=generator)
+    return clean, noise, times, prompts[torch.randint(len(prompts), (count,), generator=generator)]

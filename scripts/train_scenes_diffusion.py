@@ -1,0 +1,314 @@
+"""Train the embedded diffusion model of the scenes on images drawn as it goes, and say how well it paints captions.
+
+    python scripts/train_scenes_diffusion.py
+
+The folder that it writes is a `StableDiffusionPipeline` for 32 x 32 images, weights in half precision: an autoencoder
+that halves the sides (with a factor of four, the shapes lose their outlines), a U-Net over 16 x 16 latents and a text
+encoder over whole words. `HELD_OUT` of the 512 combinations of shape, colour and background are never drawn in
+training; the captions that it is judged on are theirs.
+"""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor
+from diffusers.training_utils import EMAModel
+from diffusers.utils import logging as diffusers_logging
+from torch.nn import functional as F
+from tqdm import tqdm
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers.utils import logging as transformers_logging
+
+from scripts.train_scenes_clip import ATTRIBUTES, SIZE, caption, learn_merges, new_folder, one_cycle, vocabulary
+from src.clip import CLIPProcessor
+from src.errors import entry_point
+from src.files import check_writable
+from src.scenes import draw
+
+FOLDER = Path(__file__).resolve().parents[1] / "src" / "scenes_diffusion"
+HELD_OUT = 40  # combinations
+NAMED = (0.95, 0.9, 0.9)  # how often a caption names the shape, the colour and the background
+DROPPED = 0.1  # how often there is no caption, for classifier-free guidance
+CONTEXT, WIDTH = 16, 64  # of the text encoder: tokens, channels
+# Variance of the noise on the drawings, on the scale -1..1, and a weight below 1 of the Kullback-Leibler term: at 1 the
+# bound is the true one, but the latents then carry no speckles and no sharp corners.
+NOISE_VARIANCE, KL_WEIGHT = (18 / 127.5) ** 2, 0.005
+VAE_LR, VAE_BATCH, VAE_SHARE = 2e-3, 32, 0.25  # the last of the time limit
+LR, AVERAGE = 1.5e-3, 0.998
+STEPS, GUIDANCE = 20, 3.0  # of the images that are judged
+
+
+@entry_point
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", default=str(FOLDER), help="folder to write or replace (default: the embedded one)")
+    parser.add_argument("--vae-steps", type=int, default=1500, help="of the autoencoder")
+    parser.add_argument("--steps", type=int, default=3000, help="of the U-Net with the text encoder")
+    parser.add_argument("--minutes", type=float, default=20, help="on a slow machine, do fewer steps in this time")
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--precision", choices=("bfloat16", "float32"), default="bfloat16", help="while training")
+    args = parser.parse_args(argv)
+    out = Path(args.out)
+    check_writable(out.absolute().parent / "model_index.json")
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(args.seed)
+    for logging in (diffusers_logging, transformers_logging):
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
+
+    began = time.perf_counter()
+    rng = np.random.default_rng(args.seed)
+    seen, held_out = combinations(rng)
+    # Weights change at every step, so their copies in half precision cannot be kept.
+    precision = torch.autocast("cpu", torch.bfloat16, args.precision == "bfloat16", cache_enabled=False)
+    pipeline = new_pipeline()
+    with precision:
+        seconds = 60 * args.minutes
+        train_autoencoder(pipeline.vae, rng, seen, args.vae_steps, VAE_SHARE * seconds)
+        seconds -= time.perf_counter() - began
+        train_denoiser(pipeline, rng, seen, args.steps, args.batch_size, seconds)
+    with new_folder(out) as folder:
+        pipeline.to(dtype=torch.float16).save_pretrained(folder)
+    size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
+    minutes, used = (time.perf_counter() - began) / 60, time.process_time() / 60
+    print(f"trained in {minutes:.1f} minutes ({used:.1f} of processor time); {out} holds {size / 1e6:.2f} MB")
+
+    scenes = np.tile(held_out, (5, 1))
+    drawings = draw_batch(scenes, np.random.default_rng([args.seed, 1]))
+    judged = {
+        "drawings that went through the autoencoder": through(pipeline.vae.float(), drawings),
+        "captions that were held out": paint(out, scenes),
+    }
+    for what, images in judged.items():
+        shares = ", ".join(f"{name} {100 * share:.1f} %" for name, share in judge(scenes, images).items())
+        print(f"right in {len(scenes)} {what}: {shares}")
+
+
+def combinations(rng):
+    """All scenes, as places in `ATTRIBUTES`, shuffled: (512 - HELD_OUT, 3) to train on, (HELD_OUT, 3) held out."""
+    every = np.stack(np.meshgrid(*(np.arange(len(values)) for values in ATTRIBUTES)), axis=-1).reshape(-1, 3)
+    rng.shuffle(every)
+    return every[HELD_OUT:], every[:HELD_OUT]
+
+
+def words_of(scene):
+    """Shape, colour and background of a scene (3,), by name."""
+    return [values[place] for values, place in zip(ATTRIBUTES, scene, strict=True)]
+
+
+def draw_batch(scenes, rng):
+    """Scenes (B, 3) -> images (B, 3, SIZE, SIZE) float, -1..1."""
+    images = np.stack([draw(SIZE, *words_of(scene), rng) for scene in scenes])
+    return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The pipeline
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def new_pipeline():
+    tokenizer = new_tokenizer()
+    text_encoder = CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=WIDTH,
+            intermediate_size=4 * WIDTH,
+            projection_dim=WIDTH,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            max_position_embeddings=CONTEXT,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+    vae = AutoencoderKL(
+        sample_size=SIZE,
+        latent_channels=4,
+        block_out_channels=(16, 32),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        layers_per_block=1,
+        norm_num_groups=8,
+        mid_block_add_attention=False,
+    )
+    unet = UNet2DConditionModel(
+        sample_size=SIZE // 2,
+        block_out_channels=(64, 96),
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        layers_per_block=1,
+        norm_num_groups=16,
+        attention_head_dim=4,  # the number of heads, in spite of its name
+        cross_attention_dim=WIDTH,
+    )
+    scheduler = DDIMScheduler(
+        beta_schedule="linear",
+        beta_start=1e-4,
+        beta_end=0.02,
+        prediction_type="v_prediction",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+    )
+    return StableDiffusionPipeline(
+        vae,
+        text_encoder,
+        tokenizer,
+        unet,
+        scheduler,
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+
+
+def new_tokenizer():
+    """CLIP's tokenizer over bytes, with the merges that make one token of each word of the captions."""
+    plain = [*range(33, 127), *range(161, 173), *range(174, 256)]  # GPT-2 and CLIP write these bytes as they are
+    letters = [*map(chr, plain), *(chr(256 + place) for place in range(256 - len(plain)))]
+    merges = learn_merges(vocabulary())
+    names = [*letters, *(f"{letter}</w>" for letter in letters), *("".join(pair) for pair in merges)]
+    names += ["<|startoftext|>", "<|endoftext|>"]
+    numbers = {name: number for number, name in enumerate(names)}
+    return CLIPTokenizer(vocab=numbers, merges=merges, model_max_length=CONTEXT)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Training
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def optimize(loss_of_step, parameters, peak_lr, steps, seconds, name):
+    """AdamW for `steps`, or for fewer that fit into `seconds`; the learning rate rises and falls over either."""
+    optimizer = torch.optim.AdamW(parameters, betas=(0.9, 0.98), weight_decay=0.01)
+    began, losses = time.perf_counter(), []
+    bar = tqdm(range(steps), desc=name, unit="step", disable=None)
+    for step in bar:
+        progress = max(step / steps, (time.perf_counter() - began) / seconds)
+        if progress >= 1:
+            break
+        for group in optimizer.param_groups:
+            group["lr"] = peak_lr * one_cycle(progress)
+        loss = loss_of_step()
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        losses.append(loss.item())
+        bar.set_postfix(loss=f"{np.mean(losses[-50:]):.4f}")
+        yield
+
+
+def train_autoencoder(vae, rng, scenes, steps, seconds):
+    """Maximise the evidence lower bound (see `KL_WEIGHT`) of a Gaussian likelihood with the drawings' noise; freeze."""
+    channels = vae.config.latent_channels
+    with torch.no_grad():
+        # Begin with sharp posteriors: through wide ones, little is learned at first.
+        vae.quant_conv.weight[channels:] = 0
+        vae.quant_conv.bias[channels:] = -6
+
+    def loss():
+        images = draw_batch(scenes[rng.integers(len(scenes), size=VAE_BATCH)], rng)
+        posterior = vae.encode(images).latent_dist
+        error = F.mse_loss(vae.decode(posterior.sample()).sample.float(), images, reduction="sum")
+        return (error / (2 * NOISE_VARIANCE) + KL_WEIGHT * posterior.kl().sum()) / images.numel()
+
+    for _ in optimize(loss, list(vae.parameters()), VAE_LR, steps, seconds, "autoencoder"):
+        pass
+    vae.requires_grad_(False)
+    latents = vae.encode(draw_batch(scenes[rng.integers(len(scenes), size=256)], rng)).latent_dist.mode()
+    vae.register_to_config(scaling_factor=1 / float(latents.float().std()))
+
+
+def train_denoiser(pipeline, rng, scenes, steps, batch_size, seconds):
+    """Train U-Net and text encoder to predict v (Salimans and Ho, ICLR 2022), and leave them at their running means."""
+    vae, unet, text_encoder, schedule = pipeline.vae, pipeline.unet, pipeline.text_encoder, pipeline.scheduler
+    unet.set_attn_processor(AttnProcessor())  # the fused one's backward pass is slow in bfloat16 on a CPU
+    parameters = [*unet.parameters(), *text_encoder.parameters()]
+    average = EMAModel(parameters, decay=AVERAGE, use_ema_warmup=True, power=0.75)
+
+    def loss():
+        batch = scenes[rng.integers(len(scenes), size=batch_size)]
+        with torch.no_grad():
+            latents = vae.encode(draw_batch(batch, rng)).latent_dist.mode().float() * vae.config.scaling_factor
+        tokens = pipeline.tokenizer(captions_of(batch, rng), padding="max_length", return_tensors="pt").input_ids
+        noise = torch.randn_like(latents)
+        times = torch.randint(0, schedule.config.num_train_timesteps, (batch_size,))
+        predicted = unet(schedule.add_noise(latents, noise, times), times, text_encoder(tokens)[0]).sample
+        return F.mse_loss(predicted.float(), schedule.get_velocity(latents, noise, times))
+
+    for _ in optimize(loss, parameters, LR, steps, seconds, "denoiser"):
+        average.step(parameters)
+    average.copy_to(parameters)
+
+
+def captions_of(scenes, rng):
+    """A caption for each scene (B, 3) that names some of its attributes, or none."""
+    named = rng.random(scenes.shape) < NAMED
+    dropped = rng.random(len(scenes)) < DROPPED
+    texts = [
+        caption(*(word if told else None for word, told in zip(words_of(scene), tells, strict=True)))
+        for scene, tells in zip(scenes, named, strict=True)
+    ]
+    return ["" if drop else text for drop, text in zip(dropped, texts, strict=True)]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Judging
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def through(vae, images):
+    """Images -1..1 through the autoencoder and back, 0..1."""
+    return (vae.decode(vae.encode(images).latent_dist.mode()).sample / 2 + 0.5).clamp(0, 1)
+
+
+def paint(folder, scenes, seed=0, batch_size=50):
+    """An image for the full caption of each scene (B, 3): (B, 3, SIZE, SIZE) float, 0..1."""
+    pipeline = StableDiffusionPipeline.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+    pipeline.set_progress_bar_config(disable=True)
+    captions = [caption(*words_of(scene)) for scene in scenes]
+    options = {"num_inference_steps": STEPS, "guidance_scale": GUIDANCE, "output_type": "pt"}
+    images = []
+    for start in range(0, len(captions), batch_size):
+        batch = captions[start : start + batch_size]
+        generators = [torch.Generator().manual_seed(seed + start + i) for i in range(len(batch))]
+        images.append(pipeline(batch, generator=generators, **options).images)
+    return torch.cat(images)
+
+
+def judge(scenes, images):
+    """How often the scenes CLIP finds the right word for an image the most similar one: a dict attribute -> 0..1.
+
+    The captions that it compares name the attribute, and the shape as well where that is another one.
+    """
+    clip = CLIPProcessor([0.0] * 3, [255.0] * 3, "scenes", device="cpu")
+    latents = clip.encode_images(images).numpy()
+
+    def share(attribute, candidates):
+        texts = np.stack([clip.evaluate_clip_captions(candidates(words_of(scene)[0])) for scene in scenes])
+        texts /= np.linalg.norm(texts, axis=-1, keepdims=True)
+        return float((np.einsum("nd,nkd->nk", latents, texts).argmax(1) == scenes[:, attribute]).mean())
+
+    shapes, colours, backgrounds = ATTRIBUTES
+    return {
+        "shape": share(0, lambda _: [caption(shape) for shape in shapes]),
+        "colour": share(1, lambda shape: [caption(shape, colour) for colour in colours]),
+        "background": share(2, lambda shape: [caption(shape, None, background) for background in backgrounds]),
+    }
+
+
+if __name__ == "__main__":
+    main()
