@@ -6,6 +6,10 @@ The folder that it writes is a `StableDiffusionPipeline` for 32 x 32 images, wei
 that halves the sides (with a factor of four, the shapes lose their outlines), a U-Net over 16 x 16 latents and a text
 encoder over whole words. `HELD_OUT` of the 512 combinations of shape, colour and background are never drawn in
 training; the captions that it is judged on are theirs.
+
+Unfinished: in 16 minutes on half a core of a busy machine (--minutes 16) the autoencoder came to keep 97.0 % of the
+shapes, all colours and 99.5 % of the backgrounds, but the paintings were right in colour alone (100 %; shape 9.0 %,
+background 11.5 %, which is chance). So no weights are kept in the repository yet.
 """
 
 import argparse

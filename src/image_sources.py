@@ -150,6 +150,8 @@ def class_folders(folder, class_names):
         images = sorted(path for path in entry.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
         paths += images
         labels += [class_names.index(entry.name)] * len(images)
+    if not paths and any(path.suffix.lower() in IMAGE_SUFFIXES for path in Path(folder).iterdir()):
+        raise UserError(f"{folder} has images, but not in class folders; move them to {folder}/CLASS/")
     if not paths:
         raise _no_images(folder)
     return ImageFiles(paths, np.array(labels), list(class_names))

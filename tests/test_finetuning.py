@@ -177,6 +177,8 @@ def test_wrong_extra_images_are_named(run, drawn, tmp_path, capsys):
     odd = tmp_path / "odd"
     (odd / "circle").mkdir(parents=True)
     assert "holds no images" in say("--extra-images", odd)
+    (odd / "loose.png").write_bytes(b"no image")
+    assert "has images, but not in class folders" in say("--extra-images", odd)
     (odd / "circle" / "a.png").write_bytes(b"no image")
     assert "a.png is broken" in say("--extra-images", odd)
     (odd / "hexagon").mkdir()
