@@ -21,7 +21,6 @@ from src.devices import resolve_device
 from src.embeddings import EmbeddingCache, cache_folder, make_embedding
 from src.errors import UserError, entry_point
 from src.files import check_writable, write_csv
-from src.index_files import load_index_file
 from src.label_noise import looks_like
 from src.loaders import make_loader
 from src.metrics import best_f1_threshold
@@ -71,7 +70,8 @@ def main(argv=None):
     files = OutputFiles.named(args.out_file)
     for path in (files.result, files.model):
         check_writable(path)
-    splits = open_splits(config, args.root, args.indices_file, args.unlabeled)
+    splits = open_splits(config, args.root, args.indices_file, args.unlabeled, extra=True)
+    extra = splits.pop("extra", None)  # trained on as well, but no split of the result
     if args.spurious:
         check_spurious(splits)
     class_names, threshold = config.names, None
@@ -146,9 +146,8 @@ def main(argv=None):
         "svm_config": svm_config.model_dump(),
         "train_labels_digest": splits["train"].beton.labels_digest,
     }
-    extra = load_index_file(args.indices_file).get("extra_indices") if args.indices_file else None
     if extra is not None:
-        made_from["extra_indices"] = torch.from_numpy(extra)
+        made_from["extra_indices"] = torch.from_numpy(extra.indices)
     # The result itself comes last: where it is, everything beside it is.
     save_result(files, fitter, entries, made_from, class_names, threshold)
     print(f"result: {files.result}")

@@ -97,7 +97,7 @@ def text_table(rows, bold="", minus="-"):
         for row in of_runs:
             text = f"{row.mean:.3f}" + (f" ±{row.deviation:.3f}" if row.seeds > 1 else "")
             if row.name != names[0]:
-                interval = f" [{row.low:+.3f}, {row.high:+.3f}]" if row.seeds > 1 else ""
+                interval = f" [{row.low:+.3f}, {row.high:+.3f}]" if row.has_interval else ""
                 text += f"; {row.difference:+.3f}{interval}".replace("-", minus)
                 text = f"{bold}{text}{bold}" if row.is_clear else text
             line.append(text)

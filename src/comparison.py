@@ -43,6 +43,10 @@ class Row:
     seeds: int
 
     @property
+    def has_interval(self):
+        return self.low == self.low  # NaN is not
+
+    @property
     def is_clear(self):
         """Whether the interval excludes 0."""
         return self.low > 0 or self.high < 0

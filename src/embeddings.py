@@ -112,7 +112,7 @@ def make_embedding(svm_config, config, device):
 
 
 def cache_folder(checkpoint_path, otherwise):
-    """`embeddings/` in the run that a checkpoint belongs to; in the folder `otherwise` if to none, or one read-only."""
+    """`embeddings/` in the checkpoint's run; in the folder `otherwise` where it is in none, or its run is read-only."""
     folder = Path(checkpoint_path).absolute().parent
     of_run = folder.name == "checkpoints" and os.access(folder.parent, os.W_OK)
     return (folder.parent if of_run else Path(otherwise)) / "embeddings"

@@ -120,6 +120,18 @@ def test_pairing_removes_what_seeds_share():
     assert row.is_clear
 
 
+def test_equal_differences_show_no_interval(tmp_path):
+    write_result(tmp_path / "svm.pt")
+    for seed in range(2):
+        write_run(tmp_path / "base" / f"{seed}", seed, np.arange(80) >= 8)
+        write_run(tmp_path / "better" / f"{seed}", seed, np.arange(80) >= 4)
+    runs = [str(tmp_path / name) for name in ("base", "better")]
+    compare_runs.main([*runs, "--svm", str(tmp_path / "svm.pt"), "--out", str(tmp_path / "c")])
+    text = (tmp_path / "c.md").read_text()
+    assert re.search(r"\| overall +\| 0\.900 ±0\.000 +\| 0\.950 ±0\.000; \+0\.050 +\|", text)
+    assert "nan" not in text
+
+
 def test_images_near_a_caption_are_the_hard_ones_where_a_result_has_captions(tmp_path):
     similarity = torch.from_numpy(
         np.tile(np.arange(40.0), 2)
