@@ -15,9 +15,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import ffcv_main
 from scripts.run_loop import FINETUNING
 from scripts.steps import repeated
+from src.commands import ffcv_main
 from src.errors import entry_point
 from src.files import load_pt, write_csv
 from src.tables import format_table

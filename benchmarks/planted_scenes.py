@@ -20,8 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 
-import ffcv_main
-import train_svms
+from src.commands import ffcv_main, train_svms
 from src.errors import entry_point
 from src.files import load_pt, write_csv
 from src.make_betons import write_scenes

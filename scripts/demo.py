@@ -13,11 +13,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import ffcv_main
-import train_svms
 import visualization_utils
 from scripts import make_betons
 from scripts.steps import repeated, run
+from src.commands import ffcv_main, train_svms
 from src.errors import entry_point
 from src.files import load_pt
 from src.scenes import Plant

@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 
-import sparse_main
+from src.commands import sparse_main
 from src.devices import resolve_device
 from src.errors import UserError, entry_point
 from src.feature_reading.debugging import (

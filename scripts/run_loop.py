@@ -17,12 +17,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import yaml
 
-import ffcv_main
-import train_svms
 import visualization_utils
 from scripts import compare_runs, make_intervention
 from scripts.steps import repeated, run
 from src.checkpoints import latest_version
+from src.commands import ffcv_main, train_svms
 from src.config_parsing import load_dataset_config, load_svm_config, read_yaml
 from src.errors import UserError, entry_point
 from src.files import atomic_path, check_writable

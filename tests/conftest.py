@@ -44,7 +44,7 @@ SCENES_CONFIG = {
 @pytest.fixture(scope="session")
 def trained_run(scenes_folder):
     """A run of ffcv_main.py on the small scenes."""
-    import ffcv_main
+    from src.commands import ffcv_main
 
     config = str(scenes_folder / "config.yaml")
     runs = scenes_folder / "runs"

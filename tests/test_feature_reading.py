@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-import sparse_main
 from scripts import read_sparse
 from scripts.train_text_demo import train_classifier
+from src.commands import sparse_main
 from src.feature_reading.debugging import (
     counterfactual,
     find_biases,

@@ -5,9 +5,9 @@ import pytest
 import torch
 from PIL import Image
 
-import ffcv_main
 from src.betons import open_beton
 from src.checkpoints import load_checkpoint
+from src.commands import ffcv_main
 from src.config_parsing import load_dataset_config
 from src.files import load_pt, save_pt
 from src.index_files import save_index_file

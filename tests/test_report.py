@@ -373,7 +373,7 @@ def test_the_command_says_what_is_wrong(hostile_result, words, message, tmp_path
 def test_the_scenes_notebook_walks_through_a_result(scenes_folder, trained_run, tmp_path):
     from test_notebooks import execute
 
-    import train_svms
+    from src.commands import train_svms
 
     result = tmp_path / "scenes_svm.pt"
     svm_config = Path(__file__).parents[1] / "svm_configs" / "normalized_svm_latent_config.yaml"

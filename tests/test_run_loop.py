@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-import ffcv_main
 from scripts import run_loop
+from src.commands import ffcv_main
 from src.files import load_pt
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -12,9 +12,8 @@ import torch
 import yaml
 from sklearn.metrics import balanced_accuracy_score
 
-import ffcv_main
-import train_svms
 from src.beton_writer import write_beton
+from src.commands import ffcv_main, train_svms
 from src.image_sources import ImageArrays
 from src.scenes import SceneSetting, make_split
 from src.svm_utils import SVMFitter

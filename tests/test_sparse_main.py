@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 from torchvision import models as torchvision_models
 
-import sparse_main
 from scripts.train_text_demo import train_classifier
 from src.checkpoints import load_checkpoint
+from src.commands import sparse_main
 from src.config_parsing import load_dataset_config
 from src.deep_features import accuracy
 from src.evaluation import predict
