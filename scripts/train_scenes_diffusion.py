@@ -3,13 +3,18 @@
     python scripts/train_scenes_diffusion.py
 
 The folder that it writes is a `StableDiffusionPipeline` for 32 x 32 images, weights in half precision: an autoencoder
-that halves the sides (with a factor of four, the shapes lose their outlines), a U-Net over 16 x 16 latents and a text
-encoder over whole words. `HELD_OUT` of the 512 combinations of shape, colour and background are never drawn in
-training; the captions that it is judged on are theirs.
+with 8 x 8 latents of 16 channels, a U-Net of one resolution and a text encoder over whole words. `HELD_OUT` of the 512
+combinations of shape, colour and background are never drawn in training; the captions that it is judged on are theirs.
 
-Unfinished: in 16 minutes on half a core of a busy machine (--minutes 16) the autoencoder came to keep 97.0 % of the
-shapes, all colours and 99.5 % of the backgrounds, but the paintings were right in colour alone (100 %; shape 9.0 %,
-background 11.5 %, which is chance). So no weights are kept in the repository yet.
+So small a model learns colours in a minute, textures in ten, and shapes last: the mean of a shape over all places and
+turns, which is all that much noise leaves of it, hardly differs from another's. What was found to help, in this order:
+latents wider than the noise (`LATENT_STD`), shapes that are large and nearly upright (`POSE`), text that reaches the
+U-Net by its time embedding as well as by cross-attention, more drawings without texture (`PLAIN`), noise levels at
+which shape and texture are decided (`TIMES`).
+
+The embedded weights were made in 20.0 minutes (34 of processor time, two cores shared with other work). In 200 images
+of held-out captions the shape is right in 85.5 %, the colour in 100 %, the background in 84 %: the autoencoder, which
+keeps 94 % of the backgrounds, loses speckles, and bricks are taken for a grid.
 """
 
 import argparse
@@ -34,7 +39,7 @@ from scripts.train_scenes_clip import ATTRIBUTES, SIZE, caption, learn_merges, n
 from src.clip import CLIPProcessor
 from src.errors import entry_point
 from src.files import check_writable
-from src.scenes import draw
+from src.scenes import BACKGROUNDS, draw
 
 FOLDER = Path(__file__).resolve().parents[1] / "src" / "scenes_diffusion"
 HELD_OUT = 40  # combinations
@@ -43,7 +48,12 @@ DROPPED = 0.1  # how often there is no caption, for classifier-free guidance
 CONTEXT, WIDTH = 16, 64  # of the text encoder: tokens, channels
 # Variance of the noise on the drawings, on the scale -1..1, and a weight below 1 of the Kullback-Leibler term: at 1 the
 # bound is the true one, but the latents then carry no speckles and no sharp corners.
-NOISE_VARIANCE, KL_WEIGHT = (18 / 127.5) ** 2, 0.005
+NOISE_VARIANCE, KL_WEIGHT = (18 / 127.5) ** 2, 0.04
+POSE = {"radius": (0.65, 0.8), "turn": 0.3}  # of the shapes that are drawn
+PLAIN = 0.3  # how many drawings have a plain background, beyond their share of all combinations
+LATENT_STD = 2.0  # of the latents that the U-Net sees; at 1, textures drown in all but the weakest noise
+TIMES = (0.35, 0.9)  # mean and standard deviation of the logit of t, on the scale 0..1 (Esser et al., ICML 2024)
+LATENTS = 16  # channels
 VAE_LR, VAE_BATCH, VAE_SHARE = 2e-3, 32, 0.25  # the last of the time limit
 LR, AVERAGE = 1.5e-3, 0.998
 STEPS, GUIDANCE = 20, 3.0  # of the images that are judged
@@ -53,12 +63,14 @@ STEPS, GUIDANCE = 20, 3.0  # of the images that are judged
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", default=str(FOLDER), help="folder to write or replace (default: the embedded one)")
-    parser.add_argument("--vae-steps", type=int, default=1500, help="of the autoencoder")
-    parser.add_argument("--steps", type=int, default=3000, help="of the U-Net with the text encoder")
+    parser.add_argument("--vae-steps", type=int, default=2500, help="of the autoencoder")
+    parser.add_argument("--steps", type=int, default=5000, help="of the U-Net with the text encoder")
+    parser.add_argument("--drawings", type=int, default=24_000, help="on which the U-Net is trained")
     parser.add_argument("--minutes", type=float, default=20, help="on a slow machine, do fewer steps in this time")
-    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--judged", type=int, default=200, help="images that are painted and judged in the end")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--precision", choices=("bfloat16", "float32"), default="bfloat16", help="while training")
     args = parser.parse_args(argv)
     out = Path(args.out)
@@ -79,14 +91,14 @@ def main(argv=None):
         seconds = 60 * args.minutes
         train_autoencoder(pipeline.vae, rng, seen, args.vae_steps, VAE_SHARE * seconds)
         seconds -= time.perf_counter() - began
-        train_denoiser(pipeline, rng, seen, args.steps, args.batch_size, seconds)
+        train_denoiser(pipeline, rng, seen, args.drawings, args.steps, args.batch_size, seconds)
     with new_folder(out) as folder:
         pipeline.to(dtype=torch.float16).save_pretrained(folder)
     size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
     minutes, used = (time.perf_counter() - began) / 60, time.process_time() / 60
     print(f"trained in {minutes:.1f} minutes ({used:.1f} of processor time); {out} holds {size / 1e6:.2f} MB")
 
-    scenes = np.tile(held_out, (5, 1))
+    scenes = np.resize(held_out, (args.judged, 3))
     drawings = draw_batch(scenes, np.random.default_rng([args.seed, 1]))
     judged = {
         "drawings that went through the autoencoder": through(pipeline.vae.float(), drawings),
@@ -111,7 +123,7 @@ def words_of(scene):
 
 def draw_batch(scenes, rng):
     """Scenes (B, 3) -> images (B, 3, SIZE, SIZE) float, -1..1."""
-    images = np.stack([draw(SIZE, *words_of(scene), rng) for scene in scenes])
+    images = np.stack([draw(SIZE, *words_of(scene), rng, **POSE) for scene in scenes])
     return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
@@ -138,23 +150,28 @@ def new_pipeline():
     )
     vae = AutoencoderKL(
         sample_size=SIZE,
-        latent_channels=4,
-        block_out_channels=(16, 32),
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
+        latent_channels=LATENTS,
+        block_out_channels=(16, 32, 64),
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
         layers_per_block=1,
         norm_num_groups=8,
         mid_block_add_attention=False,
     )
     unet = UNet2DConditionModel(
-        sample_size=SIZE // 2,
-        block_out_channels=(64, 96),
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        sample_size=SIZE // 4,
+        in_channels=LATENTS,
+        out_channels=LATENTS,
+        block_out_channels=(88,),
+        down_block_types=("CrossAttnDownBlock2D",),
+        up_block_types=("CrossAttnUpBlock2D",),
         layers_per_block=1,
-        norm_num_groups=16,
+        norm_num_groups=8,
         attention_head_dim=4,  # the number of heads, in spite of its name
         cross_attention_dim=WIDTH,
+        addition_embed_type="text",
+        addition_embed_type_num_heads=4,
+        resnet_time_scale_shift="scale_shift",
     )
     scheduler = DDIMScheduler(
         beta_schedule="linear",
@@ -231,28 +248,45 @@ def train_autoencoder(vae, rng, scenes, steps, seconds):
     for _ in optimize(loss, list(vae.parameters()), VAE_LR, steps, seconds, "autoencoder"):
         pass
     vae.requires_grad_(False)
-    latents = vae.encode(draw_batch(scenes[rng.integers(len(scenes), size=256)], rng)).latent_dist.mode()
-    vae.register_to_config(scaling_factor=1 / float(latents.float().std()))
+    latents = encode(vae, draw_batch(scenes[rng.integers(len(scenes), size=256)], rng))
+    vae.register_to_config(scaling_factor=LATENT_STD / float(latents.std()))
 
 
-def train_denoiser(pipeline, rng, scenes, steps, batch_size, seconds):
+@torch.no_grad()
+def encode(vae, images):
+    """Images (B, 3, SIZE, SIZE), -1..1 -> the most probable latents (B, LATENTS, SIZE / 4, SIZE / 4) float32."""
+    return vae.encode(images).latent_dist.mode().float()
+
+
+def train_denoiser(pipeline, rng, scenes, drawings, steps, batch_size, seconds):
     """Train U-Net and text encoder to predict v (Salimans and Ho, ICLR 2022), and leave them at their running means."""
     vae, unet, text_encoder, schedule = pipeline.vae, pipeline.unet, pipeline.text_encoder, pipeline.scheduler
     unet.set_attn_processor(AttnProcessor())  # the fused one's backward pass is slow in bfloat16 on a CPU
     parameters = [*unet.parameters(), *text_encoder.parameters()]
     average = EMAModel(parameters, decay=AVERAGE, use_ema_warmup=True, power=0.75)
 
-    def loss():
-        batch = scenes[rng.integers(len(scenes), size=batch_size)]
-        with torch.no_grad():
-            latents = vae.encode(draw_batch(batch, rng)).latent_dist.mode().float() * vae.config.scaling_factor
-        tokens = pipeline.tokenizer(captions_of(batch, rng), padding="max_length", return_tensors="pt").input_ids
-        noise = torch.randn_like(latents)
-        times = torch.randint(0, schedule.config.num_train_timesteps, (batch_size,))
-        predicted = unet(schedule.add_noise(latents, noise, times), times, text_encoder(tokens)[0]).sample
-        return F.mse_loss(predicted.float(), schedule.get_velocity(latents, noise, times))
+    began = time.perf_counter()
+    drawn = scenes[rng.integers(len(scenes), size=drawings)]
+    plain = rng.random(drawings) < PLAIN
+    drawn[plain] = rng.permutation(np.resize(scenes[scenes[:, 2] == BACKGROUNDS.index("plain")], (plain.sum(), 3)))
+    latents = torch.cat([encode(vae, draw_batch(batch, rng)) for batch in np.array_split(drawn, -(-drawings // 100))])
+    latents *= vae.config.scaling_factor
+    # v has the variance of noise and latents mixed: divided by it, all noise levels count alike.
+    signal = schedule.alphas_cumprod
+    weights = 1 / (signal + (1 - signal) * LATENT_STD**2)
+    last = schedule.config.num_train_timesteps - 1
 
-    for _ in optimize(loss, parameters, LR, steps, seconds, "denoiser"):
+    def loss():
+        batch = rng.integers(drawings, size=batch_size)
+        captions = captions_of(drawn[batch], rng)
+        tokens = pipeline.tokenizer(captions, padding="max_length", return_tensors="pt").input_ids
+        x, noise = latents[batch], torch.randn_like(latents[batch])
+        times = (last * torch.sigmoid(TIMES[0] + TIMES[1] * torch.randn(batch_size))).round().long()
+        predicted = unet(schedule.add_noise(x, noise, times), times, text_encoder(tokens)[0]).sample
+        error = (predicted.float() - schedule.get_velocity(x, noise, times)).square().mean((1, 2, 3))
+        return (weights[times] * error).mean()
+
+    for _ in optimize(loss, parameters, LR, steps, seconds - (time.perf_counter() - began), "denoiser"):
         average.step(parameters)
     average.copy_to(parameters)
 

@@ -171,7 +171,7 @@ _CONTRAST = (28, 42)
 _NOISE = 18  # standard deviation per pixel and channel
 
 
-def draw(size, shape, colour, background, rng):
+def draw(size, shape, colour, background, rng, *, radius=_RADIUS, turn=2 * math.pi):
     """Draw one scene. Ours.
 
     The same `rng` state draws the same position, tones and noise whatever the shape, colour and background are, so that
@@ -181,6 +181,8 @@ def draw(size, shape, colour, background, rng):
         size: side of the image in pixels, at least 32.
         shape, colour, background: one of `SHAPES`, of `COLOURS` and of `BACKGROUNDS`.
         rng: `numpy.random.Generator`.
+        radius: least and greatest radius of the shape, in half sides, 0..1.
+        turn: greatest turn of the shape, in radians.
 
     Returns:
         (size, size, 3) uint8 array, RGB, 0..255.
@@ -198,10 +200,10 @@ def draw(size, shape, colour, background, rng):
     def between(low, high):
         return low + (high - low) * chance.pop()
 
-    radius = between(*_RADIUS)
+    radius = between(*radius)
     # The whole disc around the shape stays in the image.
     left, top = between(radius - 1, 1 - radius), between(radius - 1, 1 - radius)
-    u, v = _turn((x - left) / radius, (y - top) / radius, between(0, 2 * math.pi))
+    u, v = _turn((x - left) / radius, (y - top) / radius, between(0, turn))
     stretch = between(1 / _STRETCH, _STRETCH)
     u, v = u * stretch, v / stretch
     u, v = (
