@@ -143,12 +143,17 @@ def load_class_tokens(encoder_root):
     path = Path(encoder_root) / CLASSES_FILE
     try:
         held = json.loads(path.read_text(encoding="utf-8"))
-        return ClassTokens(held["tokens"], held["class_names"], held["base_model"], held["fingerprint"])
-    except FileNotFoundError:
+        lists, texts = [held[key] for key in ("tokens", "class_names")], [held["base_model"], held["fingerprint"]]
+        if not all(isinstance(words, list) and len(words) == len(lists[0]) for words in lists):
+            raise ValueError("tokens and class_names are not lists of one length")
+        if not all(isinstance(text, str) for text in (*lists[0], *lists[1], *texts)):
+            raise ValueError("a value is not text")
+        return ClassTokens(*lists, *texts)
+    except (FileNotFoundError, NotADirectoryError):
         raise UserError(
             f"{encoder_root} is not an encoder root: there is no {CLASSES_FILE}; make one with create_token_dictionary"
         ) from None
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{path} is damaged; make the encoder root again with create_token_dictionary") from error
 
 

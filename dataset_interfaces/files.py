@@ -5,6 +5,8 @@ import errno
 import io
 import os
 import pickle
+import pickletools
+import re
 import shutil
 import tempfile
 import zipfile
@@ -18,6 +20,7 @@ from PIL import Image, ImageOps
 from .errors import UserError
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
+_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")
 SMALLEST = 16  # pixels: a shorter side shows nothing
 
 
@@ -117,15 +120,42 @@ def load_tensors(path, what, stand_ins=()):
     try:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)
+        if _fills_memory(path):
+            raise UserError(f"{what} {path} would fill the memory as it unpacks; get it again")
         with torch.serialization.safe_globals(list(stand_ins)):
             return torch.load(path, map_location="cpu", weights_only=True)
+    except UserError:
+        raise
     except pickle.UnpicklingError as error:
         raise UserError(
             f"{what} {path} is damaged, or holds more than tensors, numbers, strings, lists and dicts: it is not "
             "loaded, because that could run code"
         ) from error
-    except (RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile, safetensors.SafetensorError) as error:
+    except Exception as error:  # a file that was tampered with raises any kind
+        if isinstance(error, OSError) and error.errno:
+            raise
         raise UserError(f"{what} {path} is damaged; get it again") from error
+
+
+# Functions that torch lets a file call, and that can fill the memory.
+_FILLING = re.compile(r".* (bytearray|encode|set|Counter|\w*Tensor|_rebuild_device\w*)")
+
+
+def _fills_memory(path):
+    """Whether a file of torch.save is compressed, which torch itself never does, or names a function of `_FILLING`."""
+    with open(path, "rb") as stream:
+        if stream.read(2) == b"PK":
+            with zipfile.ZipFile(stream) as archive:
+                records = archive.infolist()
+                stored = all(record.compress_type == zipfile.ZIP_STORED for record in records)
+                if not stored or sum(record.file_size for record in records) > path.stat().st_size:
+                    return True
+                pickles = [io.BytesIO(archive.read(r)) for r in records if r.filename.lower().endswith("data.pkl")]
+        else:  # the format before torch 1.6: five pickles in a row, then the numbers
+            pickles = [stream] * 5
+            stream.seek(0)
+        operations = (operation for one in pickles for operation in pickletools.genops(one))
+        return any(kind.name == "GLOBAL" and _FILLING.fullmatch(name) for kind, name, _ in operations)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -149,7 +179,8 @@ def image_files(folder):
 def read_image(path):
     """An image file as RGB, upright, whatever it was: greyscale (8 or 16 bit), CMYK, with a palette or transparent."""
     try:
-        with Image.open(path) as image:
+        # Whatever it is called, no other reader is tried: that of EPS would start Ghostscript on it.
+        with Image.open(path, formats=_FORMATS) as image:
             image = ImageOps.exif_transpose(image)
             if image.mode.startswith("I;16"):
                 image = image.point(lambda value: value / 256).convert("L")

@@ -68,21 +68,14 @@ def generate(
     word = classes.tokens[c] if use_token else classes.class_names[c]
     texts = [text.replace(PLACEHOLDER, word) for text in texts]
 
-    # Resolved, and with the time of its last change: a root that was made again is read again.
-    root = Path(encoder_root).resolve()
-    pipeline = _load_pipeline(root, (root / CLASSES_FILE).stat().st_mtime_ns, str(model_name), resolve_device(device))
-    _check_length(pipeline.tokenizer, texts)
+    pipeline = load_pipeline(model_name, encoder_root, device)
+    check_length(pipeline, texts)
     jobs = [(text, seed + i) for text, seed in zip(texts, seeds, strict=True) for i in range(num_samples)]
     images = []
-    with memory_advice(batch_size), tqdm(total=len(jobs), desc="generating", unit="image", disable=None) as bar:
+    with tqdm(total=len(jobs), desc="generating", unit="image", disable=None) as bar:
         for start in range(0, len(jobs), batch_size):
             batch = jobs[start : start + batch_size]
-            images += pipeline(
-                [text for text, _ in batch],
-                generator=[torch.Generator().manual_seed(seed) for _, seed in batch],
-                num_inference_steps=num_inference_steps,
-                guidance_scale=guidance_scale,
-            ).images
+            images += sample(pipeline, *zip(*batch, strict=True), num_inference_steps, guidance_scale)
             bar.update(len(batch))
     if isinstance(prompts, str):
         return images
@@ -103,7 +96,55 @@ def _seeds(random_seed, count):
     return seeds
 
 
-def _check_length(tokenizer, texts):
+def load_pipeline(model_name=DEFAULT_MODEL, encoder_root=None, device="auto"):
+    """A `StableDiffusionPipeline` with Euler's method (Karras et al., 2022); half precision on CUDA.
+
+    One is kept, and is given again for the same arguments. No safety checker is loaded.
+
+    Args:
+        model_name: a `StableDiffusionPipeline` folder, a single file, or a name on the hub.
+        encoder_root: a folder that `create_token_dictionary` made on the same model; with it, its tokens are known.
+        device: "auto", "cpu", "cuda" or "cuda:N".
+
+    Raises:
+        UserError: there is no such model at hand, or the encoder root was made for another.
+    """
+    root = changed = None
+    if encoder_root is not None:
+        load_class_tokens(encoder_root)
+        # Resolved, and with the time of its last change: a root that was made again is read again.
+        root = Path(encoder_root).resolve()
+        changed = (root / CLASSES_FILE).stat().st_mtime_ns
+    return _load_pipeline(root, changed, str(model_name), resolve_device(device))
+
+
+def sample(pipeline, prompts, seeds, num_inference_steps=50, guidance_scale=7.5):
+    """One batch of images.
+
+    Args:
+        pipeline: of `load_pipeline`.
+        prompts, seeds: a string and an int for each image. What other images are in the batch changes an image by
+            rounding alone.
+        num_inference_steps, guidance_scale: as for `generate`.
+
+    Returns:
+        A list of PIL images.
+
+    Raises:
+        UserError: too little memory; it says which batch size to try.
+    """
+    with memory_advice(len(prompts)):
+        return pipeline(
+            list(prompts),
+            generator=[torch.Generator().manual_seed(seed) for seed in seeds],
+            num_inference_steps=num_inference_steps,
+            guidance_scale=guidance_scale,
+        ).images
+
+
+def check_length(pipeline, texts):
+    """Raise `UserError` where a prompt has more tokens than the pipeline reads."""
+    tokenizer = pipeline.tokenizer
     for text in texts:
         length = len(tokenizer(text).input_ids)
         if length > tokenizer.model_max_length:
@@ -114,16 +155,17 @@ def _check_length(tokenizer, texts):
 
 @functools.lru_cache(maxsize=1)
 def _load_pipeline(encoder_root, changed, model_name, device):
-    """The pipeline of a model with the tokens of an encoder root; one is kept. No safety checker is loaded."""
-    classes = load_class_tokens(encoder_root)
     model = load_model(model_name)
-    if fingerprint(model.text_encoder) != classes.fingerprint:
-        raise UserError(
-            f"the encoder root {encoder_root} was made for {classes.base_model}, whose text encoder is not that of "
-            f"{model_name}; give the same model, or make the root again"
-        )
-    tokenizer, text_encoder = load_encoder(encoder_root)
-    with quiet():
+    tokenizer, text_encoder = model.tokenizer, model.text_encoder
+    if encoder_root is not None:
+        classes = load_class_tokens(encoder_root)
+        if fingerprint(text_encoder) != classes.fingerprint:
+            raise UserError(
+                f"the encoder root {encoder_root} was made for {classes.base_model}, whose text encoder is not that of "
+                f"{model_name}; give the same model, or make the root again"
+            )
+        tokenizer, text_encoder = load_encoder(encoder_root)
+    with quiet(), memory_advice(1):
         pipeline = StableDiffusionPipeline(
             vae=model.vae,
             text_encoder=text_encoder,

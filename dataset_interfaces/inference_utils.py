@@ -16,7 +16,14 @@ from .diffusion_models import resolve_device
 from .encoders import create_token_dictionary
 from .errors import UserError
 
-__all__ = ["Thresholds", "calibrate_thresholds", "clip_similarity", "create_token_dictionary", "filter_images"]
+__all__ = [
+    "Thresholds",
+    "calibrate_thresholds",
+    "clip_similarity",
+    "create_token_dictionary",
+    "filter_images",
+    "load_clip",
+]
 
 CLIP_MODEL, CLIP_WEIGHTS = "ViT-H-14", "laion2b_s32b_b79k"
 QUANTILE = 0.05
@@ -25,25 +32,28 @@ _IMAGES_AT_ONCE = 32
 
 
 def clip_similarity(imgs, text, clip_model=CLIP_MODEL, clip_weights=CLIP_WEIGHTS, device="auto"):
-    """Cosine similarity between images and a text.
+    """Cosine similarity between images and a text, or several.
 
     Score the object ("a photo of a dog") and the shift ("a photo in the grass") apart: a caption with both in it is
     matched well by images that show one of them.
 
     Args:
         imgs: PIL images.
-        text: a string.
+        text: a string, or a list of them.
         clip_model, clip_weights: open_clip's name of a model and tag of its weights (or a file of them), or
             "local-dir:FOLDER" or "hf-hub:NAME", which need no tag. The model is kept between calls.
         device: "auto", "cpu", "cuda" or "cuda:N".
 
     Returns:
-        (len(imgs),) float32 array, -1..1.
+        (len(imgs),) float32 array, -1..1; for a list of texts, (len(imgs), len(text)).
     """
     if not imgs:
-        return np.zeros(0, np.float32)
-    clip = _load_clip(clip_model, clip_weights, resolve_device(device))
-    return clip.encode_images(imgs) @ clip.encode_text(text)
+        return np.zeros(0 if isinstance(text, str) else (0, len(text)), np.float32)
+    clip = load_clip(clip_model, clip_weights, device)
+    images = clip.encode_images(imgs)
+    if isinstance(text, str):
+        return images @ clip.encode_text(text)
+    return np.stack([images @ clip.encode_text(each) for each in text], axis=1)
 
 
 @dataclass(frozen=True)
@@ -53,6 +63,11 @@ class Thresholds:
     object: float
     shift: float
     quantile: float | None = None  # of real images, where they were calibrated
+
+    def reached(self, object_similarity, shift_similarity=None):
+        """(N,) bool: which images are similar enough, from their similarities (N,) to either caption."""
+        kept = object_similarity >= self.object
+        return kept if shift_similarity is None else kept & (shift_similarity >= self.shift)
 
 
 def calibrate_thresholds(real_imgs, object_text, shift_text=None, quantile=QUANTILE, **clip):
@@ -91,11 +106,10 @@ def filter_images(imgs, object_text, shift_text, thresholds, **clip):
     Returns:
         (len(imgs),) bool array.
     """
-    least, shift = (thresholds.object, thresholds.shift) if isinstance(thresholds, Thresholds) else thresholds
-    kept = clip_similarity(imgs, object_text, **clip) >= least
-    if shift_text is not None:
-        kept &= clip_similarity(imgs, shift_text, **clip) >= shift
-    return kept
+    if not isinstance(thresholds, Thresholds):
+        thresholds = Thresholds(*thresholds)
+    shift = None if shift_text is None else clip_similarity(imgs, shift_text, **clip)
+    return thresholds.reached(clip_similarity(imgs, object_text, **clip), shift)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -124,6 +138,11 @@ class _CLIP:
         """(d,) float32, of length 1."""
         tokens = self.tokenizer([text]).to(self.device)
         return self.model.encode_text(tokens, normalize=True)[0].float().cpu().numpy()
+
+
+def load_clip(clip_model=CLIP_MODEL, clip_weights=CLIP_WEIGHTS, device="auto"):
+    """The CLIP that `clip_similarity` uses; one is kept. Raises `UserError` where it is not at hand."""
+    return _load_clip(clip_model, clip_weights, resolve_device(device))
 
 
 @functools.lru_cache(maxsize=1)

@@ -51,11 +51,12 @@ def main(argv=None):
         for name, run in runs.items()
     }
     rows = compare(accuracies)
-    save_rows(beside(out, "csv"), rows)
+    beside(out, "csv").unlink(missing_ok=True)  # written last: where it is, everything beside it is
     by_caption = any("hard_similarity" in proc.metrics("test") for proc in processors.values())
     with atomic_path(beside(out, "md")) as temporary:
         temporary.write_text(markdown(rows, seeds, by_caption), encoding="utf-8")
     save_figure(comparison_figure(rows), beside(out, "png"))
+    save_rows(beside(out, "csv"), rows)
     print(format_table(*text_table(rows)))
     print(f"mean over {len(seeds)} seed(s) {', '.join(map(str, seeds))}; all measures: {beside(out, 'csv')}")
 

@@ -89,10 +89,23 @@ def open_reader(out, split="test", layer=None, device="auto", **moved):
     """
     result = SparseResult.load(out)
     device = resolve_device(device)
-    options = argparse.Namespace(**result.args | moved)
+    options = recorded_options(result, moved)
     task = sparse_main.open_task(options, device)
     kind = TextReader if options.dataset in sparse_main.LANGUAGE else ImageReader
     return kind(result, task, split, result.layer(layer), device, options)
+
+
+def recorded_options(result, moved):
+    """The options of sparse_main.py that a result records, and those of `moved` in their place."""
+    defaults = vars(sparse_main.parse_arguments(["--dataset", "folder", "--out-path", str(result.folder)]))
+    options = argparse.Namespace(**defaults | result.args | moved)
+    numbers = {"factor": float, "num_workers": int, "batch_size": int}  # whose default is None, as is that of text
+    for name, default in defaults.items():
+        kind = numbers.get(name, str) | None if default is None else type(default)
+        if not isinstance(getattr(options, name), kind):
+            raise UserError(f"{result.folder / 'run.pt'} is damaged: its {name} is another kind of value")
+    sparse_main.check_arguments(options)
+    return options
 
 
 def words_are_read(args, reader):

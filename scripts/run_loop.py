@@ -7,6 +7,11 @@
 Everything goes to OUT: runs/, svm/ (a result for each seed), embeddings/, interventions/, compared_NAME.{md,csv,png}
 and report.html with a section "before and after". Commands are printed as they could be typed. Called again, it goes on
 where it stopped; called again with another intervention, more --by or more --seeds, it uses what is there.
+
+    python scripts/run_loop.py ... --captions CIFARSIMPLE --intervention synthetic --per-class 100 --out loops/cifar
+
+retrains the last layer with images that a diffusion model makes of each class's neutral, easy and hard captions, and
+without any. The images go to OUT/generated/, and how accurate the base models are on them to OUT/generated.csv.
 """
 
 import argparse
@@ -20,13 +25,19 @@ import yaml
 import visualization_utils
 from scripts import compare_runs, make_intervention
 from scripts.steps import repeated, run
-from src.checkpoints import latest_version
+from src.checkpoints import latest_version, load_checkpoint
 from src.commands import ffcv_main, train_svms
+from src.comparison import compare, save_rows
 from src.config_parsing import load_dataset_config, load_svm_config, read_yaml
+from src.devices import resolve_device
 from src.errors import UserError, entry_point
 from src.files import atomic_path, check_writable
 from src.index_files import load_index_file
 from src.interventions import CHOICES, SCHEMES
+from src.tables import format_table
+
+SYNTHETIC = ("none", "neutral", "easy", "hard")
+SEEDS_APART = 10**6  # so that no two seeds of the loop share an image's noise
 
 # Published for retraining a trained model (Jain et al. 2023).
 FINETUNING = (
@@ -44,14 +55,21 @@ def parse_arguments(argv=None):
     parser.add_argument("--indices-file", help="index file; may be left out where the config has a val_beton")
     parser.add_argument("--root", default=".", help="folder of the betons; {seed} is replaced by the seed")
     parser.add_argument("--out", required=True, help="folder for everything")
-    parser.add_argument("--intervention", choices=["weights", "add", "filter"], default="add", help="default: add")
-    parser.add_argument("--by", nargs="+", choices=CHOICES, default=["svm"], help="what chooses images, a run each")
+    parser.add_argument("--intervention", choices=["weights", "add", "filter", "synthetic"], default="add",
+                        help="default: add")  # fmt: skip
+    parser.add_argument("--by", nargs="+", choices=(*CHOICES, *SYNTHETIC),
+                        help="what chooses images, a run each (default: svm); of synthetic, whose captions they are "
+                        "made of, none for no images (default: all four)")  # fmt: skip
     parser.add_argument("--scheme", choices=SCHEMES, default="x2", help="of weights (default: x2)")
     parser.add_argument("--factor", type=float, default=2.0, help="of weights by x2 (default: 2)")
-    parser.add_argument("--per-class", type=int, default=100, metavar="K", help="images that add takes (default: 100)")
+    parser.add_argument("--per-class", type=int, default=100, metavar="K",
+                        help="images that add takes, or synthetic makes (default: 100)")  # fmt: skip
+    parser.add_argument("--model", metavar="FOLDER|NAME", help="of synthetic: see generate_images.py --help")
+    parser.add_argument("--filter", action="store_true", help="of synthetic: see generate_images.py --help")
     parser.add_argument("--finetune", choices=["last", "all"],
                         help="train the base model's last layer, or all of it, further, for 15 epochs with a peak rate "
-                        "of 0.1, whatever --override says; by default a new model is trained")  # fmt: skip
+                        "of 0.1, whatever --override says; by default a new model is trained, with synthetic the last "
+                        "layer")  # fmt: skip
     parser.add_argument(
         "--seeds", type=int, nargs="+", default=[0], help="train everything once with each (default: 0)"
     )
@@ -69,16 +87,19 @@ def main(argv=None):
     check_arguments(args)
     check_settings(out, args)
     retrained = [run_name(args, by) for by in args.by]
+    bases = {}
     for seed in args.seeds:
-        base = train(out, "base", seed, args)
-        result = distil(out, base, seed, args)
+        bases[seed] = train(out, "base", seed, args)
+        result = distil(out, bases[seed], seed, args)
         for by, name in zip(args.by, retrained, strict=True):
-            train(out, name, seed, args, base, intervention(out, name, by, result, seed, args))
+            train(out, name, seed, args, bases[seed], intervention(out, name, by, result, seed, args))
+    if args.intervention == "synthetic":
+        measure_generated(out, bases, args)
     compared = out / f"compared_{run_name(args)}"
     # Those of earlier calls as well, so that a call with another --by adds a column.
     names = [
         "base",
-        *(run_name(args, by) for by in CHOICES if by in args.by or finished(out, run_name(args, by), args)),
+        *(run_name(args, by) for by in choices(args) if by in args.by or finished(out, run_name(args, by), args)),
     ]
     run(compare_runs.main, "scripts/compare_runs.py", *(out / "runs" / name for name in names),
         "--svm", out / "svm" / "seed_{seed}.pt", "--seeds", *args.seeds, "--out", compared)  # fmt: skip
@@ -90,12 +111,22 @@ def check_arguments(args):
     """What can be known before anything is trained; the configs are read for their own checks."""
     load_dataset_config(args.config, args.override)
     svm_config = load_svm_config(args.svm_config)
-    args.by, args.seeds = list(dict.fromkeys(args.by)), list(dict.fromkeys(args.seeds))
+    is_synthetic = args.intervention == "synthetic"
+    args.by = list(dict.fromkeys(args.by or (SYNTHETIC if is_synthetic else ["svm"])))
+    args.seeds = list(dict.fromkeys(args.seeds))
+    args.finetune = args.finetune or ("last" if is_synthetic else None)
+    strange = set(args.by) - set(choices(args))
+    if strange:
+        raise UserError(
+            f"--by {min(strange)} does not go with {args.intervention}; give some of {', '.join(choices(args))}"
+        )
     if min(args.seeds) < 0:
         raise UserError(f"--seeds {min(args.seeds)} is below 0; give 0 or more")
     if args.captions and svm_config.embedding != "clip":
         raise UserError(f"--captions needs embedding: clip, but {args.svm_config} says {svm_config.embedding}")
-    if args.intervention == "add" and args.per_class < 1:
+    if is_synthetic and not args.captions:
+        raise UserError("--intervention synthetic makes images of captions; give --captions")
+    if args.intervention in ("add", "synthetic") and args.per_class < 1:
         raise UserError(f"--per-class {args.per_class} adds nothing; give 1 or more")
     if args.intervention == "add" and not has_pool(args):
         raise UserError("there is no extra pool to add from: set unlabeled_beton, or give an index file with one")
@@ -105,6 +136,11 @@ def check_arguments(args):
     if without_order and (args.intervention == "filter" or (args.intervention, args.scheme) == ("weights", "soft")):
         what = "filter" if args.intervention == "filter" else "--scheme soft"
         raise UserError(f"--by {min(without_order)} does not go with {what}; give svm or confidence")
+
+
+def choices(args):
+    """What --by can be, in the order of the comparison's columns."""
+    return SYNTHETIC if args.intervention == "synthetic" else CHOICES
 
 
 def finished(out, name, args):
@@ -133,7 +169,8 @@ def check_settings(out, args):
 
 def run_name(args, by=None):
     """Of a run, by everything that it depends on beside the loop's settings; of a comparison, without `by`."""
-    what = {"add": f"add{args.per_class}", "weights": args.scheme, "filter": "filter"}[args.intervention]
+    what = {"add": f"add{args.per_class}", "weights": args.scheme, "filter": "filter",
+            "synthetic": f"synthetic{args.per_class}{'_filtered' * args.filter}"}[args.intervention]  # fmt: skip
     if what == "x2":
         what = f"x{args.factor:g}"
     return "_".join(part for part in (what, by, args.finetune and f"finetune_{args.finetune}") if part)
@@ -149,7 +186,7 @@ def train(out, name, seed, args, base=None, changes=()):
     if not any(folder.glob("version_*/predictions.pt")):
         words = ["-c", args.config, "--root", root(args, seed), "--runs", folder.parent, "--exp-name", folder.name,
                  "--seed", seed, "--device", args.device, *repeated("--override", args.override), *changes]  # fmt: skip
-        if base is None or args.intervention == "weights":
+        if base is None or args.intervention in ("weights", "synthetic"):
             words += ["--indices-file", args.indices_file] if args.indices_file else []
         if base and args.finetune:
             words += ["--finetune-from", base, *(["--freeze"] if args.finetune == "last" else [])]
@@ -185,6 +222,8 @@ def has_pool(args):
 
 def intervention(out, name, by, result, seed, args):
     """Make the intervention's file unless it is there. Returns the words that hand it to ffcv_main.py."""
+    if args.intervention == "synthetic":
+        return ["--extra-images", generated(out, by, result, seed, args)] if by != "none" else []
     path = out / "interventions" / f"{name}_seed_{seed}.pt"
     if not path.exists():
         options = {"weights": ["--scheme", args.scheme, "--factor", args.factor, "--seed", seed],
@@ -192,6 +231,46 @@ def intervention(out, name, by, result, seed, args):
         run(make_intervention.main, "scripts/make_intervention.py", args.intervention, "--svm", result, "--by", by,
             *options, "--out", path)  # fmt: skip
     return ["--loss-vec-file" if args.intervention == "weights" else "--indices-file", path]
+
+
+# ---- generated images -----------------------------------------------------------------------------------------------
+
+
+def generated(out, by, result, seed, args):
+    """Generate the images of one kind of captions, as far as they are not there. Returns their manifest."""
+    from src.commands import generate_images  # diffusers takes seconds to import, and the rest does not need it
+
+    manifest = manifest_path(out, by, seed, args)
+    words = ["--svm", result, "--captions", by, "--per-class", args.per_class, "--out", manifest.parent,
+             "--seed", SEEDS_APART * seed, "--device", args.device]  # fmt: skip
+    words += ["--model", args.model] if args.model else []
+    words += ["--filter"] if args.filter else []
+    run(generate_images.main, "generate_images.py", *words)
+    return manifest
+
+
+def manifest_path(out, by, seed, args):
+    return out / "generated" / f"{by}{args.per_class}{'_filtered' * args.filter}" / f"seed_{seed}" / "manifest.csv"
+
+
+def measure_generated(out, bases, args):
+    """Print and save how accurate the base models, dict seed -> checkpoint, are on the images of each kind."""
+    from src.synthetic import accuracy_on_images
+
+    config, device = load_dataset_config(args.config, args.override), resolve_device(args.device)
+    accuracies = {
+        by: [
+            accuracy_on_images(load_checkpoint(path, config).model, manifest_path(out, by, seed, args), config, device)
+            for seed, path in bases.items()
+        ]
+        for by in SYNTHETIC
+        if by in args.by and by != "none"
+    }
+    if accuracies:
+        rows = compare(accuracies)
+        save_rows(out / "generated.csv", rows)
+        print("\naccuracy of the base models on the generated images")
+        print(format_table(*compare_runs.text_table(rows)))
 
 
 if __name__ == "__main__":

@@ -4,9 +4,12 @@ FFCV's own writer waits forever when a worker fails (a broken image, a full disk
 workers and is raised, and the file appears under its name only when it is whole.
 """
 
+import errno
 import multiprocessing
+import os
 import queue
 import sys
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +22,7 @@ from .ffcv_setup import ffcv  # noqa: F401 (first: it changes how ffcv behaves)
 # isort: split
 from ffcv.fields import IntField, NDArrayField, RGBImageField
 from ffcv.memory_allocator import MemoryAllocator
+from ffcv.types import ALLOC_TABLE_TYPE
 from ffcv.writer import MIN_PAGE_SIZE, DatasetWriter, handle_sample
 
 from .files import atomic_path
@@ -99,7 +103,12 @@ class _Writer(DatasetWriter):
         try:
             for process in processes:
                 process.start()
-            self.finalize(self._collect(done, processes, name))
+            allocations = self._collect(done, processes, name)
+            self.finalize(allocations)
+            # On a disk that is nearly full, FFCV's write of a page may end half-way without an error.
+            pages = allocator.offset + int(allocator.next_page_allocated.value) * self.page_size
+            if os.path.getsize(self.fname) != pages + len(allocations) * ALLOC_TABLE_TYPE.itemsize:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(name))
         finally:
             for process in processes:
                 if process.is_alive():
@@ -134,6 +143,7 @@ class _Writer(DatasetWriter):
 
 def _work(chunks, done, metadata_memory, metadata_type, fields, allocator, source):
     """A worker: encode chunks of examples until there are no more."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     metadata = np.frombuffer(metadata_memory.buf, metadata_type)
     try:
         with allocator:
@@ -148,7 +158,16 @@ def _work(chunks, done, metadata_memory, metadata_type, fields, allocator, sourc
                         )
                     sample = (image, label, i) if spurious is None else (image, label, i, spurious)
                     np.random.seed(i)  # noqa: NPY002 (FFCV draws from it which images become JPEGs)
-                    handle_sample(sample, i, metadata_type.names, metadata, allocator, fields)
+                    try:
+                        handle_sample(sample, i, metadata_type.names, metadata, allocator, fields)
+                    except ValueError as error:
+                        if not str(error).startswith("Tried allocating"):
+                            raise
+                        raise UserError(
+                            f"image {i} of {image.shape[1]} x {image.shape[0]} pixels takes more than the "
+                            f"{allocator.page_size >> 20} MiB that a beton has for one; give --max-resolution, or "
+                            "--image-format jpg"
+                        ) from None
                 done.put(("count", len(chunk)))
         done.put(("allocations", allocator.allocations))
     except Exception as error:
@@ -156,3 +175,9 @@ def _work(chunks, done, metadata_memory, metadata_type, fields, allocator, sourc
         done.close()
         done.join_thread()
         sys.exit(0)
+
+
+def _end_with_parent():
+    """A worker whose parent was killed would wait for chunks forever."""
+    multiprocessing.parent_process().join()
+    os._exit(1)

@@ -23,7 +23,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator, model_validator
 
 from .config_parsing import read_yaml
-from .errors import UserError
+from .errors import UserError, some
 
 KINDS = ("all", "noun", "adj", "prep")
 MODIFIERS = ("adjective", "preposition")
@@ -244,7 +244,7 @@ class CaptionSet:
             strangers = set(self.grammar.classes) - {self._listed_name(name) for name in class_names}
             for name in (name for name in self.grammar.classes if name in strangers):
                 near = difflib.get_close_matches(name, class_names, n=1)
-                hint = f"did you mean {near[0]}?" if near else f"the classes are {_some(class_names)}"
+                hint = f"did you mean {near[0]}?" if near else f"the classes are {some(class_names)}"
                 raise UserError(f"{self.source} describes {name}, which is no class of the data set; {hint}")
         return [self.for_class(name) for name in class_names]
 
@@ -253,7 +253,7 @@ class CaptionSet:
 
     def _no_entry(self, class_name):
         remedy = "write a file for your classes" if self.shipped else "add it under classes, or add a default entry"
-        return f"{self.source} has no entry for the class {class_name}, only {_some(self.grammar.classes)}; {remedy}"
+        return f"{self.source} has no entry for the class {class_name}, only {some(self.grammar.classes)}; {remedy}"
 
 
 class CaptionGenerator:
@@ -315,8 +315,3 @@ class CaptionGenerator:
 
 def _plain(class_name):
     return " ".join(class_name.replace("_", " ").casefold().split())
-
-
-def _some(names, limit=10):
-    names = [str(name) for name in names]
-    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if names[limit:] else "")

@@ -49,13 +49,16 @@ def load_checkpoint(path, config=None):
     Raises `UserError` where the file is missing, truncated, hostile or of another architecture.
     """
     content = load_pt(path, "checkpoint", "train it again with ffcv_main.py")
-    if not isinstance(content, dict) or not _is_state_dict(content.get("state_dict")):
+    if not isinstance(content, dict) or not is_state_dict(content.get("state_dict")):
         raise UserError(f"checkpoint {path} has no state_dict; give a checkpoint_last.pt or checkpoint_best.pt")
     wanted = model_names(config) if config else None
     names = content.get("build_params") or wanted
     types = {"arch_type": str, "arch": str, "num_classes": int}
     if not isinstance(names, dict) or not all(isinstance(names.get(key), kind) for key, kind in types.items()):
         raise UserError(f"checkpoint {path} does not say its architecture (build_params); give the config it came from")
+    # A layer with as many outputs must be in the file before room is made for it.
+    if not any(names["num_classes"] in weight.shape[:1] for weight in content["state_dict"].values()):
+        raise UserError(f"the weights in checkpoint {path} are not those of {_describe(names)}; train it again")
     if wanted and any(names[key] != wanted[key] for key in wanted):
         raise UserError(f"checkpoint {path} holds {_describe(names)}, but the config asks for {_describe(wanted)}")
     # Weights come from the file, so pretrained ones need not be fetched.
@@ -72,7 +75,7 @@ def load_checkpoint(path, config=None):
     return Checkpoint(model, dict(names), metadata if isinstance(metadata, dict) else {}, content.get("training_state"))
 
 
-def _is_state_dict(content):
+def is_state_dict(content):
     return isinstance(content, dict) and all(
         isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in content.items()
     )
@@ -84,7 +87,7 @@ def model_names(config):
 
 
 def _describe(names):
-    return f"a {names['arch_type']} {names['arch']} with {names['num_classes']} outputs"
+    return f"a {names['arch_type'][:80]} {names['arch'][:80]} with {names['num_classes']} outputs"
 
 
 def _without_prefix(key):

@@ -14,7 +14,7 @@ from scipy import stats
 
 from .caption_scores import SIDES, SUBPOPULATION_SIZES, subpopulation_accuracy
 from .errors import UserError
-from .files import is_plain_tensor, load_pt, write_csv
+from .files import INTEGERS, is_plain_tensor, load_pt, write_csv
 from .interventions import in_minority
 from .metrics import class_accuracies
 
@@ -56,13 +56,13 @@ def load_run(path):
     """The test predictions of all versions of a run: dict seed -> arrays (indices, labels, preds).
 
     Args:
-        path: a run of ffcv_main.py, or a folder of such, at any depth, that differ in their seeds. Of two with one seed
-            the later counts.
+        path: a run of ffcv_main.py, or a folder of such, at any depth, that differ in their seeds. Of two versions with
+            one seed the later counts, by its number.
 
     Raises `UserError` where there is none, or it has no classes (BCE).
     """
     path = Path(path)
-    files = sorted(path.rglob("predictions.pt"), key=lambda file: file.stat().st_mtime)
+    files = sorted(path.rglob("predictions.pt"), key=_version)
     if not files:
         raise UserError(f"{path} holds no finished run (predictions.pt); train it with ffcv_main.py, or check the path")
     seeds = {}
@@ -77,13 +77,17 @@ def load_run(path):
                 f"{file} is of a model of conditions (bce), whose runs can't be compared; compare metrics.csv"
             )
         columns = {key: test[key] for key in ("indices", "labels", "preds")}
-        if (
-            not all(is_plain_tensor(column, 1) for column in columns.values())
-            or len(set(map(len, columns.values()))) > 1
-        ):
+        plain = all(is_plain_tensor(column, 1, INTEGERS) for column in columns.values())
+        if not plain or len(set(map(len, columns.values()))) > 1:
             raise UserError(f"{file} is damaged; train the run again with ffcv_main.py")
         seeds[content["seed"]] = {key: column.numpy() for key, column in columns.items()}
     return seeds
+
+
+def _version(file):
+    """What a file of `version_K` is sorted by: K, and not its time, which would follow a clock that is turned back."""
+    number = file.parent.name.removeprefix("version_")
+    return int(number) if number.isdecimal() and len(number) < 10 else -1, file
 
 
 def measure(proc, predictions, where):

@@ -7,6 +7,8 @@ the file.
 
 import difflib
 import re
+import reprlib
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -20,9 +22,10 @@ DECODERS = Literal[
 ]
 AUGMENTATIONS = Literal["cifar_train_aug", "imagenet_train_aug"]
 
-PositiveInt = Annotated[int, Field(gt=0)]
+PositiveInt = Annotated[int, Field(gt=0, le=1_000_000)]
 PositiveFloat = Annotated[float, Field(gt=0, lt=1e6)]
 NonNegativeFloat = Annotated[float, Field(ge=0, lt=1e6)]
+Attribute = Annotated[int, Field(ge=-(2**63), lt=2**63)]  # what a beton can hold
 Colour = Annotated[list[Annotated[float, Field(ge=0, le=255)]], Field(min_length=3, max_length=3)]
 
 
@@ -72,18 +75,18 @@ class DatasetConfig(_Options):
     val_beton: str | None = Field(None, description="its own beton; by default val_indices index the train beton")
     unlabeled_beton: str | None = Field(None, description="extra pool, labels known; by default in the train beton")
 
-    imgsz: PositiveInt = Field(description="side of the square images given to the model, pixels")
+    imgsz: Annotated[int, Field(gt=0, le=10_000)] = Field(
+        description="side of the square images given to the model, pixels"
+    )
     arch: str = Field(description="name of the architecture within arch_type, such as resnet18")
     arch_type: Literal["cifar_resnet", "resnet", "pretrained_resnet", "timm"]
-    num_classes: Annotated[int, Field(gt=0, le=1_000_000)] = Field(
-        description="outputs of the model; with bce, the number of conditions"
-    )
+    num_classes: PositiveInt = Field(description="outputs of the model; with bce, the number of conditions")
     class_names: list[str] | None = None
     mean: Colour | None = Field(None, description="of red, green, blue on the 0..255 scale; by default 0")
     std: Colour | None = Field(None, description="of red, green, blue on the 0..255 scale; by default 255")
 
     batch_size: PositiveInt = 512
-    num_workers: PositiveInt = Field(1, description="threads that decode images")
+    num_workers: Annotated[int, Field(gt=0, le=1024)] = Field(1, description="threads that decode images")
     train_img_decoder: DECODERS = "simple"
     val_img_decoder: DECODERS = "simple"
     train_aug: AUGMENTATIONS | None = None
@@ -94,7 +97,7 @@ class DatasetConfig(_Options):
     os_cache: bool = Field(True, description="let the system cache the beton; false for betons larger than memory")
 
     bce: bool = Field(False, description="labels are 0/1 vectors, one binary task per condition")
-    minority: int | list[int] | dict[str, int | list[int]] | None = Field(
+    minority: Attribute | list[Attribute] | dict[str, Attribute | list[Attribute]] | None = Field(
         None, description="values of `spurious` that make the minority: of every class, or of each class by name"
     )
     training: TrainingConfig = TrainingConfig()
@@ -103,9 +106,9 @@ class DatasetConfig(_Options):
     def _lists_fit_together(self):
         if self.class_names is not None and len(self.class_names) != self.num_classes:
             raise ValueError(f"class_names lists {len(self.class_names)} names, but num_classes is {self.num_classes}")
-        doubles = {name for name in self.names if not name.strip() or self.names.count(name) > 1}
+        doubles = sorted(name for name, count in Counter(self.class_names).items() if not name.strip() or count > 1)
         if doubles:
-            raise ValueError(f"class_names lists {sorted(doubles)[0]!r} twice, or a blank name; names must differ")
+            raise ValueError(f"class_names lists {doubles[0]!r} twice, or a blank name; names must differ")
         if self.std is not None and min(self.std) <= 0:
             raise ValueError("std must be above 0 in every channel")
         if isinstance(self.minority, dict):
@@ -125,7 +128,7 @@ class SVMArgs(_Options):
 
     split_and_search: bool = Field(True, description="choose C by cross-validation; false: C = 1")
     balanced: bool = Field(True, description="weigh right and wrong examples so that both count alike")
-    cv: Annotated[int, Field(ge=2)] = Field(2, description="stratified folds of the cross-validation")
+    cv: Annotated[int, Field(ge=2, le=1_000_000)] = Field(2, description="stratified folds of the cross-validation")
     hidden_layer_size: PositiveInt = Field(100, description="MLP only: units of the hidden layer")
     first_layer: bool = Field(True, description="MLP only: false leaves the hidden layer out (logistic regression)")
 
@@ -196,8 +199,23 @@ def _load(model, path, overrides):
         raise UserError(_sentence(model, path, complaints[0], overrides)) from None
 
 
+MOST_BYTES, MOST_WORDS, MOST_DIGITS = 4_000_000, 1_000_000, 100
+"""Of a YAML file: its size, the words in it with every alias written out, and the length of a number."""
+
+
 class _Loader(yaml.SafeLoader):
-    """Safe YAML that reads `1e-3` as a number (YAML 1.1 takes it for text) and refuses a key given twice."""
+    """Safe YAML that reads `1e-3` as a number (YAML 1.1 takes it for text) and refuses a key given twice.
+
+    And what would fill the memory or take hours: aliases of aliases of aliases, numbers of a million digits.
+    """
+
+    def get_single_node(self):
+        node = super().get_single_node()
+        if node is not None and _words(node, {}) > MOST_WORDS:
+            raise yaml.composer.ComposerError(
+                None, None, f"its aliases stand for more than {MOST_WORDS:,} words", node.start_mark
+            )
+        return node
 
     def construct_mapping(self, node, deep=False):
         seen = set()
@@ -212,6 +230,30 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+def _words(node, known):
+    """How many words a node has with every alias written out; `known` keeps the numbers of nodes that were counted."""
+    if id(node) not in known:
+        known[id(node)] = 1  # for a node that holds itself
+        if isinstance(node, yaml.MappingNode):
+            known[id(node)] += sum(_words(key, known) + _words(value, known) for key, value in node.value)
+        elif isinstance(node, yaml.SequenceNode):
+            known[id(node)] += sum(_words(value, known) for value in node.value)
+    return known[id(node)]
+
+
+def _short_number(construct):
+    def checked(loader, node):
+        if len(str(node.value)) > MOST_DIGITS:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"a number is longer than {MOST_DIGITS} digits", node.start_mark
+            )
+        return construct(loader, node)
+
+    return checked
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _short_number(yaml.SafeLoader.construct_yaml_int))
+_Loader.add_constructor("tag:yaml.org,2002:float", _short_number(yaml.SafeLoader.construct_yaml_float))
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
 )
@@ -222,15 +264,19 @@ def read_yaml(path, what, hint):
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{what} {path} {'is a folder' if path.is_dir() else 'does not exist'}; check the path")
+    if path.stat().st_size > MOST_BYTES:
+        raise UserError(f"{what} {path} is larger than {MOST_BYTES / 1e6:.0f} MB, so it is no {what}; check the path")
     try:
-        options = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+        text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError:
         raise UserError(f"{what} {path} is not a text file; give a YAML file") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    try:
+        options = yaml.load(text, Loader=_Loader)
+    except Exception as error:  # PyYAML raises many kinds where a tag does not fit its value
         mark = getattr(error, "problem_mark", None)
         where = f" line {mark.line + 1}:" if mark else ""
-        problem = str(getattr(error, "problem", None) or error).splitlines()[0]
-        raise UserError(f"{what} {path} is not valid YAML;{where} {problem}") from None
+        problem = (str(getattr(error, "problem", None) or error) or type(error).__name__).splitlines()[0]
+        raise UserError(f"{what} {path} is not valid YAML;{where} {problem[:200]}") from None
     if not isinstance(options, dict):
         state = "is empty" if options is None else "is not a mapping of keys to values"
         raise UserError(f"{what} {path} {state}; {hint}")
@@ -246,11 +292,11 @@ def _apply_override(options, override):
         options = options.setdefault(section, {})
         if not isinstance(options, dict):
             raise UserError(
-                f"--override {override}: {section} is {options!r} in the file, not a section; mend the file"
+                f"--override {override}: {section} is {reprlib.repr(options)} in the file, not a section; mend the file"
             )
     try:
         options[last] = yaml.load(value, Loader=_Loader)
-    except yaml.YAMLError:
+    except Exception:  # see read_yaml
         raise UserError(f"--override {override} has a value that is not valid YAML; quote it") from None
 
 
@@ -266,13 +312,13 @@ def _sentence(model, path, error, overrides):
     where = f"config {path}" + (f" with --override {' '.join(given)}" if given else "")
     if error["type"] == "extra_forbidden":
         near = _nearest(key, known)
-        return f"{where} has an unknown key {key}" + (f"; did you mean {near}?" if near else "")
+        return f"{where} has an unknown key {key[:80]}" + (f"; did you mean {near}?" if near else "")
     if error["type"] == "missing":
         return f"{where} lacks the key {key}: {known[key] or 'it is required'}"
     message = error["msg"].removeprefix("Value error, ")
     if not key or error["type"] == "value_error":
         return f"{where}: {message}"
-    return f"{where}: {key} is {error['input']!r}, but {message[0].lower()}{message[1:]}"
+    return f"{where}: {key} is {reprlib.repr(error['input'])}, but {message[0].lower()}{message[1:]}"
 
 
 def _nearest(key, known):

@@ -5,6 +5,7 @@ set's config says, `latents` are the base model's penultimate features. `of_mode
 model; else it serves every model of the data set. `name` tells embeddings apart.
 """
 
+import contextlib
 import functools
 import hashlib
 import os
@@ -15,6 +16,7 @@ import timm.data
 import torch
 from torch.nn import functional as F
 
+from .distributed import barrier, broadcast, is_main
 from .errors import UserError
 from .evaluation import Predictions, predict
 from .files import atomic_path, create_npy, load_pt, save_pt
@@ -137,12 +139,14 @@ class EmbeddingCache:
         """`Predictions` and (N, d) float32 embeddings (a read-only memory map) of a loader's split."""
         predictions_path = self._path(loader.split, self._of_model, "predictions.pt")
         embeddings_path = self._path(loader.split, self._of_embedding, "embeddings.npy")
-        if not embeddings_path.exists():
-            with atomic_path(embeddings_path) as temporary:
+        # Where rank 0 lacks a file, all processes compute it together, and rank 0 writes it.
+        if not broadcast(embeddings_path.exists()):
+            with atomic_path(embeddings_path) if is_main() else contextlib.nullcontext() as temporary:
                 allocate = functools.partial(create_npy, temporary)
                 self._predict(loader, predictions_path, self.embedding, allocate)
-        if not predictions_path.exists():
+        if not broadcast(predictions_path.exists()):
             self._predict(loader, predictions_path)
+        barrier()
         content = load_pt(predictions_path, "cached predictions", f"delete {self.folder}")
         try:
             arrays = {name: None if value is None else value.numpy() for name, value in content.items()}
@@ -162,4 +166,6 @@ class EmbeddingCache:
 
     def _predict(self, loader, path, *embedding_and_place):
         found = predict(self.model, loader, self.device, self.config.bce, *embedding_and_place)
-        save_pt({name: None if array is None else torch.from_numpy(array) for name, array in vars(found).items()}, path)
+        tensors = {name: None if array is None else torch.from_numpy(array) for name, array in vars(found).items()}
+        if is_main():
+            save_pt(tensors, path)

@@ -2,7 +2,14 @@
 
 import errno
 import functools
+import re
 import sys
+
+# What reading from a disk or network mount gives that has gone away.
+LOST_STORAGE = (errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ENODEV, errno.ENXIO, errno.ETIMEDOUT, errno.EHOSTDOWN)
+
+# How torch says it, of CUDA and of a CPU, in a RuntimeError.
+_OUT_OF_MEMORY = re.compile("out of memory|can't allocate memory")
 
 
 class UserError(Exception):
@@ -30,11 +37,23 @@ def entry_point(main):
             where = f" ({error.filename})" if error.filename else ""
             if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                 message = f"the disk is full{where}: free some space and run the command again"
+            elif error.errno in LOST_STORAGE:
+                message = (
+                    f"a disk does not answer ({error.strerror}){where}: look at it or its mount and run this again"
+                )
             else:
                 message = f"the system refuses a file: {error.strerror}{where}; choose another name or place"
-        except MemoryError as error:
+        except (MemoryError, RuntimeError) as error:
+            if not isinstance(error, MemoryError) and not _OUT_OF_MEMORY.search(str(error)):
+                raise
             message = f"there is not enough memory ({error}): ask for less, such as a smaller batch_size or model"
-        print(f"error: {message}", file=sys.stderr)
+        print(f"error: {' '.join(message.splitlines())}", file=sys.stderr)
         sys.exit(2)
 
     return wrapped
+
+
+def some(names, most=8):
+    """The first of some names, for an error: "a, b and 5 more"."""
+    names = [str(name)[:80] for name in names]
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if names[most:] else "")

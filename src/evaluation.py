@@ -8,6 +8,7 @@ import torch
 from tqdm import tqdm
 
 from .devices import autocast
+from .distributed import gather, gather_arrays, gather_to_main
 from .errors import UserError
 from .files import save_pt
 from .metrics import aurocs, class_accuracies
@@ -69,21 +70,47 @@ def save_predictions(path, splits, seed, class_names):
     save_pt({"seed": seed, "class_names": list(class_names), **content}, path)
 
 
+class _Rows:
+    """The (N, d) array of an embedding, into which rank 0 writes what every process computes, batch by batch."""
+
+    def __init__(self, loader, allocate):
+        self.array, self.count, self.allocate = None, len(loader.split), allocate
+        self.next = loader.rows.start
+        self.rounds = max(gather(len(loader)))
+
+    def send(self, rows=None):
+        """This process's next rows, None where it has no more: all send equally often."""
+        for start, part in gather_to_main((self.next, rows)):
+            if part is None:
+                continue
+            if self.array is None:
+                self.array = self.allocate((self.count, part.shape[1]))
+            self.array[start : start + len(part)] = part
+        self.next += 0 if rows is None else len(rows)
+        self.rounds -= 1
+
+    def finish(self):
+        while self.rounds:
+            self.send()
+
+
 @torch.no_grad()
 def predict(model, loader, device, bce=False, embedding=None, allocate=None):
     """Run a model, and maybe an embedding, over a loader with the fields image, label and index.
+
+    With several processes each takes the whole batches that its loader delivers: results are those of a single one.
 
     Args:
         model: on `device`; put into evaluation mode.
         bce: whether outputs are conditions of their own.
         embedding: None, or a callable `(images, penultimate features) -> (B, d)`, see `embeddings`.
-        allocate: with an embedding, a function of a shape (N, d) that gives the writable array for it.
+        allocate: with an embedding, a function of a shape (N, d) that gives the writable array for it (rank 0).
 
     Returns:
-        `Predictions`; the embedding is written into what `allocate` gave.
+        `Predictions`, on every rank; the embedding is written into what `allocate` gave.
     """
     model.eval()
-    count, written, embedded = len(loader.split), 0, None
+    count, rows = len(loader.split), _Rows(loader, allocate) if embedding else None
     kept = {"indices": [], "labels": [], "preds": [], "confs": []}
     bar = tqdm(loader, desc=f"evaluating {loader.split.name}", unit="batch", disable=None, leave=False)
     with FeatureExtractor(model) if embedding else nullcontext(model) as forward:
@@ -103,11 +130,11 @@ def predict(model, loader, device, bce=False, embedding=None, allocate=None):
             kept["labels"].append(batch.label)
             kept["indices"].append(batch.index)
             if embedding:
-                if embedded is None:
-                    embedded = allocate((count, vectors.shape[1]))
-                embedded[written : written + len(vectors)] = vectors.float().cpu().numpy()
-                written += len(vectors)
+                rows.send(vectors.float().cpu().numpy())
+    if embedding:
+        rows.finish()
     arrays = {name: torch.cat(parts).cpu().numpy() if parts else None for name, parts in kept.items()}
+    arrays = {name: gather_arrays(array) for name, array in arrays.items()}
     wrong = count - int(np.isfinite(arrays["confs"]).reshape(count, -1).all(1).sum())
     if wrong:
         raise UserError(

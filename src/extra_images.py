@@ -44,6 +44,9 @@ def _source(images, config):
     sources = manifest_sources(images, class_names=config.names, bce=config.bce)
     if "train" not in sources:
         raise UserError(f"manifest {images} has no images of split train to train on; correct its column split")
+    others = ", ".join(f"{len(source)} of {split}" for split, source in sources.items() if split != "train")
+    if others:
+        print(f"of {images} only the images of split train are trained on; left out: {others}")
     return sources["train"]
 
 

@@ -5,6 +5,8 @@ import csv
 import io
 import os
 import pickle
+import pickletools
+import re
 import tempfile
 import warnings
 import zipfile
@@ -14,6 +16,9 @@ import numpy as np
 import torch
 
 from .errors import UserError
+
+INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+FLOATS = (torch.float16, torch.float32, torch.float64)
 
 
 def check_writable(path):
@@ -80,39 +85,123 @@ def save_pt(obj, path):
         temporary.write_bytes(buffer.getbuffer())
 
 
+class _Refused(Exception):
+    """Why a file is not loaded: the rest of a sentence that begins with its name."""
+
+
 def load_pt(path, what, hint="make it again"):
     """`torch.load(path, weights_only=True)` on the CPU; `what` and `hint` word the error ("checkpoint", what to do).
 
-    Raises `UserError` where the file is missing, truncated, or would run code.
+    Raises `UserError` where the file is missing, truncated, unreadable, would run code or would fill the memory with
+    more than it holds.
     """
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{what} {path} {'is a folder' if path.is_dir() else 'does not exist'}; check the path")
-    with open(path, "rb") as stream:
-        start = stream.read(2)
-    if start not in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
-        raise UserError(f"{what} {path} is truncated or not a torch file; {hint}")
     try:
+        size = path.stat().st_size
+        _check_pickles(path, size)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of old pickle protocols
-            return torch.load(path, map_location="cpu", weights_only=True)
+            content = torch.load(path, map_location="cpu", weights_only=True)
+        _check_tensors(content, size)
+    except _Refused as error:
+        raise UserError(f"{what} {path} {error}; {hint}") from None
     except pickle.UnpicklingError as error:
-        raise UserError(
-            f"{what} {path} holds more than tensors, numbers, strings, lists and dicts and is not loaded, "
-            f"because loading it could run code; {hint}"
-        ) from error
-    except (RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile, OSError) as error:
+        raise UserError(f"{what} {path} {_MORE_THAN_DATA}; {hint}") from error
+    except MemoryError as error:
+        raise UserError(f"{what} {path} asks for more memory than there is; {hint}") from error
+    except Exception as error:  # a file that was tampered with raises any kind
+        if isinstance(error, OSError) and error.errno:
+            reason = f"cannot be read ({error.strerror}); check its disk, its mount and its permissions"
+            raise UserError(f"{what} {path} {reason}") from error
         raise UserError(f"{what} {path} is truncated or not a torch file; {hint}") from error
+    return content
 
 
-def is_plain_tensor(value, dims):
-    """Whether `value` is an ordinary tensor in memory (not sparse, quantized or meta) with that many dimensions."""
+_MORE_THAN_DATA = (
+    "is damaged, or holds more than tensors, numbers, strings, lists and dicts: it is not loaded, because loading it "
+    "could run code"
+)
+
+# What a file may name. torch lets it name more, among that functions that fill the memory, such as bytearray(10**10).
+_NAMES = re.compile(
+    r"collections OrderedDict|torch (Size|device|\w+Storage|u?int\d+|b?float\d+|bool)"
+    r"|torch\._utils _rebuild_(tensor|tensor_v2|parameter)|torch\.nn\.parameter Parameter"
+)
+
+
+def _check_pickles(path, size):
+    """Look through the pickles of a torch file, without running them, for names beyond `_NAMES`."""
+    with open(path, "rb") as stream:
+        if stream.read(2) == b"PK":
+            with zipfile.ZipFile(stream) as archive:
+                records = archive.infolist()
+                # torch.save stores records as they are: a compressed one may unpack to any size.
+                if any(record.compress_type != zipfile.ZIP_STORED for record in records):
+                    raise _Refused("is compressed, and so not as torch.save writes it")
+                if sum(record.file_size for record in records) > size:
+                    raise _Refused("would unpack to more than it holds")
+                pickles = [io.BytesIO(archive.read(r)) for r in records if r.filename.lower().endswith("data.pkl")]
+        else:
+            # The format before torch 1.6: five pickles in a row, then the numbers.
+            pickles = [stream] * 5
+            stream.seek(0)
+        for one in pickles:
+            for operation, argument, _ in pickletools.genops(one):
+                if operation.name.endswith("GLOBAL") and not _NAMES.fullmatch(argument or ""):
+                    raise _Refused(_MORE_THAN_DATA)
+
+
+def _check_tensors(content, size):
+    """Refuse tensors that are larger than the file, or than the numbers that it stores for them."""
+    waiting, seen = [content], set()
+    while waiting:
+        value = waiting.pop()
+        if id(value) in seen:  # a list may hold itself, or hold another many times
+            continue
+        seen.add(id(value))
+        if isinstance(value, dict):
+            waiting += value.values()
+        elif isinstance(value, list | tuple):
+            waiting += value
+        elif isinstance(value, torch.Tensor):
+            stored = value.untyped_storage().nbytes()
+            if stored > size or value.numel() * value.element_size() > stored:
+                raise _Refused("has a tensor that is larger than the numbers stored for it")
+
+
+def is_plain_tensor(value, dims, dtypes=(*INTEGERS, *FLOATS, torch.bool)):
+    """Whether what `load_pt` gave is a tensor with that many dimensions, of these types, that NumPy can hold."""
     return (
         isinstance(value, torch.Tensor)
-        and value.layout is torch.strided
-        and not (value.is_meta or value.is_quantized or value.is_complex())
         and value.dim() == dims
+        and value.dtype in dtypes
+        and not (value.requires_grad or value.is_neg())
     )
+
+
+def is_plain(content):
+    """Whether `content` is made of text, numbers, None, lists and dicts with text for keys, nothing in it twice.
+
+    For options in files: whatever goes through such content ends.
+    """
+    waiting, seen = [content], set()
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict | list):
+            if id(value) in seen:
+                return False
+            seen.add(id(value))
+            waiting += [*value, *value.values()] if isinstance(value, dict) else value
+            if isinstance(value, dict) and not all(isinstance(key, str) for key in value):
+                return False
+        elif isinstance(value, str):
+            if re.search("[\ud800-\udfff]", value):  # half a character, which no file or terminal takes
+                return False
+        elif not (value is None or isinstance(value, int | float)):
+            return False
+    return True
 
 
 def create_npy(path, shape, dtype=np.float32):
@@ -123,9 +212,23 @@ def create_npy(path, shape, dtype=np.float32):
     return array
 
 
+def open_npy(path, what, hint="make it again"):
+    """The array of a .npy file as a read-only memory map. Raises `UserError` where it is missing or damaged."""
+    try:
+        return np.lib.format.open_memmap(path, mode="r")
+    except Exception as error:  # a damaged header raises any kind
+        refused = isinstance(error, OSError) and error.errno
+        raise UserError(
+            f"{what} {path} {f'cannot be read ({error.strerror})' if refused else 'is damaged'}; {hint}"
+        ) from error
+
+
 def write_csv(path, header, rows):
     """Write `rows` (an iterable of sequences) under `header` as CSV, atomically."""
-    with atomic_path(path) as temporary, open(temporary, "w", newline="") as stream:
+    with (
+        atomic_path(path) as temporary,
+        open(temporary, "w", newline="", encoding="utf-8", errors="backslashreplace") as stream,
+    ):
         writer = csv.writer(stream)
         writer.writerow(header)
         writer.writerows(rows)

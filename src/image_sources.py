@@ -15,10 +15,14 @@ from joblib import Parallel, delayed
 from PIL import Image, ImageOps
 from tqdm import tqdm
 
-from .errors import UserError
+from .errors import LOST_STORAGE, UserError, some
 
 SPLITS = ("train", "val", "test", "unlabeled")
+# Columns that manifests of generate_images.py have beside path and label; they are not read.
+GENERATED = ("class", "prompt", "seed", "similarity", "object", "shift")
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm"}
+# Whatever a file is called, no other reader of Pillow's is tried: that of EPS would start Ghostscript on it.
+_FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF", "PPM")
 
 
 @dataclass(frozen=True)
@@ -64,9 +68,18 @@ class ImageArrays:
 
 
 def read_image(path):
-    """An image file as uint8 (H, W, 3), RGB. Raises `UserError` naming the file where it can't be read."""
+    """An image file as uint8 (H, W, 3), RGB.
+
+    Raises `UserError` naming the file where it is not there, broken, or of more pixels than Pillow holds to be safe (89
+    million), and `OSError` where the disk or its mount fails.
+    """
+    if not os.path.isfile(path):
+        state = "is no ordinary file" if os.path.exists(path) else "does not exist"
+        raise UserError(f"image {path} {state}; correct the list, or give --skip-broken")
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=_FORMATS) as image:
+            if image.width * image.height > Image.MAX_IMAGE_PIXELS:
+                raise ValueError(f"it has {image.width} x {image.height} pixels, which would fill the memory")
             image = ImageOps.exif_transpose(image)
             if image.mode.startswith(("I", "F")):
                 # Pillow would cut 16-bit greys off at 255 where they must be scaled.
@@ -75,9 +88,9 @@ def read_image(path):
                     raise ValueError(f"mode {image.mode} with values beyond 16 bits")
                 return np.repeat(np.rint(grey).astype(np.uint8)[:, :, None], 3, axis=2)
             return np.asarray(image.convert("RGB"))
-    except FileNotFoundError:
-        raise UserError(f"image {path} does not exist; correct the list, or give --skip-broken") from None
     except Exception as error:  # Pillow raises many kinds for broken files
+        if isinstance(error, OSError) and error.errno in LOST_STORAGE:
+            raise
         raise UserError(
             f"image {path} is broken ({error}): mend or remove it (make_betons.py: --skip-broken)"
         ) from None
@@ -146,7 +159,7 @@ def class_folders(folder, class_names):
     paths, labels = [], []
     for entry in sorted(entry for entry in Path(folder).iterdir() if entry.is_dir()):
         if entry.name not in class_names:
-            raise UserError(f"{entry} is none of the classes {', '.join(class_names)}; rename or remove it")
+            raise UserError(f"{entry} is none of the classes {some(class_names)}; rename or remove it")
         images = sorted(path for path in entry.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
         paths += images
         labels += [class_names.index(entry.name)] * len(images)
@@ -180,7 +193,7 @@ def manifest_sources(manifest, image_root=None, class_names=None, bce=False):
     splits = np.array([row.get("split") or "train" for row in rows])
     for line, split in enumerate(splits.tolist(), start=2):
         if split not in SPLITS:
-            raise UserError(f"manifest {manifest} line {line}: split is {split!r}, not one of {', '.join(SPLITS)}")
+            raise UserError(f"manifest {manifest} line {line}: split is {split[:80]!r}, not one of {', '.join(SPLITS)}")
     paths = [_path_within(root, row["path"], manifest, line) for line, row in enumerate(rows, start=2)]
     if len(set(paths)) < len(paths):
         double = next(path for path in paths if paths.count(path) > 1)
@@ -191,15 +204,17 @@ def manifest_sources(manifest, image_root=None, class_names=None, bce=False):
 
 def _read_manifest(manifest):
     if not manifest.is_file():
-        raise UserError(f"manifest {manifest} does not exist; check the path")
+        raise UserError(
+            f"manifest {manifest} {'is a folder' if manifest.is_dir() else 'does not exist'}; check the path"
+        )
     try:
         with open(manifest, newline="", encoding="utf-8-sig") as stream:
             reader = csv.DictReader(stream)
             header = reader.fieldnames or []
-            unknown = set(header) - {"path", "label", "spurious", "split"}
+            unknown = set(header) - {"path", "label", "spurious", "split", *GENERATED}
             if unknown or not {"path", "label"} <= set(header) or len(set(header)) < len(header):
                 raise UserError(
-                    f"manifest {manifest} has the columns {','.join(header) or '(none)'}, "
+                    f"manifest {manifest} has the columns {','.join(header)[:200] or '(none)'}, "
                     "but must have path,label[,spurious][,split]"
                 )
             rows = list(reader)
@@ -218,18 +233,16 @@ def _parse_labels(manifest, texts, class_names, bce, column="label"):
     words = [text.split("|") if bce else [text] for text in texts]
     present = {word for entry in words for word in entry if word}
     if class_names is not None and len(set(class_names)) < len(class_names):
-        raise UserError(f"--class-names lists a name twice: {', '.join(class_names)}")
+        raise UserError(f"--class-names lists a name twice: {some(class_names)}")
     if class_names is None:
         if not present:
             raise UserError(f"manifest {manifest}: no {column} is given in any line; fill the column {column}")
         numbers = {word for word in present if re.fullmatch(r"[-+]?[0-9]+(\.[0-9]+)?", word)} if not bce else set()
         numeric = numbers == present
-        odd = (
-            {word for word in numbers if not word.isdecimal() or int(word) >= len(texts) + 1000} if numeric else numbers
-        )
+        odd = {word for word in numbers if not (numeric and word.isdecimal() and _below(word, len(texts) + 1000))}
         if odd:
             raise UserError(
-                f"manifest {manifest}: {column} is {sorted(odd)[0]!r} in some line, but must be a class number "
+                f"manifest {manifest}: {column} is {sorted(odd)[0][:80]!r} in some line, but must be a class number "
                 "0, 1, 2, ... throughout, or a name throughout (then give --class-names for names that are numbers)"
             )
         class_names = [str(i) for i in range(max(map(int, present)) + 1)] if numeric else sorted(present)
@@ -239,14 +252,21 @@ def _parse_labels(manifest, texts, class_names, bce, column="label"):
     for line, entry in enumerate(words, start=2):
         for word in entry:
             if word not in number and (word or not bce):
-                known = ", ".join(class_names)
-                raise UserError(f"manifest {manifest} line {line}: {column} is {word!r}, but must be one of {known}")
+                raise UserError(
+                    f"manifest {manifest} line {line}: {column} is {word[:80]!r}, but must be one of "
+                    f"{some(class_names)}"
+                )
     if not bce:
         return np.array([number[entry[0]] for entry in words]), class_names
     labels = np.zeros((len(words), len(class_names)), np.float32)
     for row, entry in zip(labels, words, strict=True):
         row[[number[word] for word in entry if word]] = 1
     return labels, class_names
+
+
+def _below(digits, bound):
+    """Whether a decimal number is below `bound`; Python refuses to read one of thousands of digits."""
+    return len(digits) <= len(str(bound)) and int(digits) < bound
 
 
 def _path_within(root, path, manifest, line):

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from .errors import UserError
-from .files import is_plain_tensor, load_pt, save_pt
+from .files import INTEGERS, is_plain_tensor, load_pt, save_pt
 
 KEYS = ("train_indices", "val_indices", "unlabeled_indices", "extra_indices")
 DIGEST = "train_labels_digest"
@@ -117,7 +117,7 @@ def load_index_file(path):
         value = content.get(key)
         if value is None:
             continue
-        if not is_plain_tensor(value, 1) or value.is_floating_point() or value.dtype == torch.bool:
+        if not is_plain_tensor(value, 1, INTEGERS):
             raise UserError(f"index file {path}: {key} is not a one-dimensional tensor of integers; make it again")
         splits[key] = value.numpy().astype(np.int64)
     if not splits:

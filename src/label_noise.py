@@ -8,21 +8,31 @@ looks like another class, and like those images of it that the model calls somet
 import numpy as np
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
-CHUNK = 1 << 16  # images at a time: a million of them by a thousand classes would be 8 GB
+CHUNK_NUMBERS = 2**22  # scores worked on at a time: 32 MiB in float64
 
 
 def looks_like(latents, val_latents, val_labels):
     """The class that each embedding looks like, int64 (N,): linear discriminant analysis, fitted on validation.
 
     Args:
-        latents: float (N, d). val_latents: (M, d); val_labels: int (M,), which are trusted.
+        latents: float (N, d). val_latents: (M, d); val_labels: int (M,), which are trusted. Memory maps are read in
+            parts; half precision is computed with in single.
     """
     present, counts = np.unique(val_labels, return_counts=True)
-    members = np.isin(val_labels, present[counts > 1])
-    if len(np.unique(val_labels[members])) < 2:
+    if (counts > 1).sum() < 2:
         return np.full(len(latents), present[counts.argmax()])
+    if counts.min() == 1:
+        members = np.isin(val_labels, present[counts > 1])
+        val_latents, val_labels = val_latents[members], val_labels[members]
     # Shrinkage keeps the covariance invertible where there are fewer images than dimensions.
-    analysis = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto")
-    analysis.fit(val_latents[members], val_labels[members])
-    parts = [analysis.predict(latents[start : start + CHUNK]) for start in range(0, len(latents), CHUNK)]
-    return np.concatenate(parts).astype(np.int64)
+    analysis = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto").fit(_single(val_latents), val_labels)
+    step = max(1, CHUNK_NUMBERS // max(len(present), val_latents.shape[1]))
+    like = np.empty(len(latents), dtype=np.int64)
+    for start in range(0, len(latents), step):
+        like[start : start + step] = analysis.predict(_single(latents[start : start + step]))
+    return like
+
+
+def _single(latents):
+    """Half precision as float32, where scikit-learn would make float64 of it; others as they are."""
+    return latents.astype(np.float32) if latents.dtype == np.float16 else latents

@@ -2,6 +2,10 @@
 
 A loader yields named tuples of the fields asked for, in that order, on the device: `image` float32 (B, 3, H, W),
 normalised, channels last; `label` int64 (B,) or float32 (B, k); `index` and `spurious` int64 (B,).
+
+With several processes (see `distributed`) each has a loader of its own. In training it delivers an equal part of every
+batch, as FFCV's and torch's samplers share them out; a few examples come twice where their number does not divide. In
+evaluation it delivers whole batches, the same ones as in a single process, and none twice.
 """
 
 from collections import namedtuple
@@ -10,6 +14,7 @@ import numpy as np
 import torch
 
 from .augmentation import AUGMENTATIONS, augment, epoch_key
+from .distributed import rank, world_size
 from .errors import UserError
 from .ffcv_setup import ffcv  # noqa: F401 (first: it changes how ffcv behaves)
 
@@ -40,6 +45,8 @@ def make_loader(split, config, device, fields=FIELDS, train=False, seed=0):
         train: shuffled, with train_aug and train_img_decoder; else in order, whole, with val_aug and val_img_decoder.
         seed: same seed, same batches (images, order and augmentation), on any device.
     """
+    if train:
+        check_batches(split, config)
     return Loader(
         split,
         fields,
@@ -55,7 +62,24 @@ def make_loader(split, config, device, fields=FIELDS, train=False, seed=0):
         drop_last=train and config.drop_last,
         os_cache=config.os_cache,
         seed=seed,
+        train=train,
     )
+
+
+def check_batches(split, config):
+    """Raise `UserError` where batches of the config's size and order can't be made of the training images."""
+    if config.drop_last and len(split) < config.batch_size:
+        raise UserError(
+            f"{split.name} has {len(split)} images, fewer than one batch of {config.batch_size}: "
+            "lower batch_size, or set drop_last: false"
+        )
+    if config.batch_size % world_size():
+        raise UserError(
+            f"a batch_size of {config.batch_size} can't be shared out equally among {world_size()} processes: set it "
+            "to a multiple, or start another number of processes"
+        )
+    if config.shuffle and config.quasi_random and world_size() > 1:
+        raise UserError("a quasi_random order is one process's: set quasi_random: false, or train without torchrun")
 
 
 def _order(config):
@@ -77,10 +101,12 @@ def make_training_loader(splits, config, device, seed=0):
 
 def make_feature_loader(splits, cache, config, device, seed=0):
     """The same for features: each split's come from an `EmbeddingCache`, as they are without augmentation."""
+    check_batches(splits[0], config)
 
     def make(split, seed, batch_size=config.batch_size, drop_last=config.drop_last, **_):
         found, features = cache.get(make_loader(split, config, device))
-        return FeatureLoader(split, features, found.labels, device, batch_size, config.shuffle, drop_last, seed)
+        options = {"shuffle": config.shuffle, "drop_last": drop_last, "seed": seed, "train": True}
+        return FeatureLoader(split, features, found.labels, device, batch_size, **options)
 
     return mix(splits, make, seed)
 
@@ -88,12 +114,23 @@ def make_feature_loader(splits, cache, config, device, seed=0):
 def mix(splits, make, seed):
     """A loader of the first split, with the others shared out over its batches: a `MixedLoader` where there are any."""
     main = make(splits[0], seed)
-    extras = [
+    extras = []
+    for k, split in enumerate(splits[1:], start=1):
+        share = world_size() * _ceil(len(split), world_size() * len(main))
         # A seed of its own: an extra image has the number of a training image, but is augmented in another way.
-        make(split, seed + k, batch_size=-(-len(split) // len(main)), drop_last=False, quasi_random=False)
-        for k, split in enumerate(splits[1:], start=1)
-    ]
+        extras.append(make(split, seed + k, batch_size=share, drop_last=False, quasi_random=False))
     return MixedLoader(main, extras) if extras else main
+
+
+def _ceil(number, divisor):
+    return -(-number // divisor)
+
+
+def _own_batches(count, batch_size):
+    """The run of whole batches of `count` examples that this process evaluates, as a slice."""
+    batches, size = _ceil(count, batch_size), world_size()
+    first, last = batches * rank() // size, batches * (rank() + 1) // size
+    return slice(first * batch_size, min(last * batch_size, count))
 
 
 class MixedLoader:
@@ -138,27 +175,33 @@ class FeatureLoader:
         split: the `Split` that the features are of.
         features: (N, d) float32, may be a memory map.
         labels: (N,) ints, or (N, k) for BCE.
-        shuffle, drop_last, seed, `epoch`: as for a `Loader`.
+        shuffle, drop_last, seed, train, `epoch`, `rows`: as for a `Loader`.
     """
 
-    def __init__(self, split, features, labels, device, batch_size, shuffle=False, drop_last=False, seed=0):
-        if drop_last and len(split) < batch_size:
-            raise _smaller_than_a_batch(split, batch_size)
+    def __init__(
+        self, split, features, labels, device, batch_size, shuffle=False, drop_last=False, seed=0, train=False
+    ):
         self.split, self.features, self.device = split, features, device
         self.labels, self.indices = torch.from_numpy(labels), torch.from_numpy(split.indices)
         self.batch_size, self.shuffle, self.drop_last, self.seed = batch_size, shuffle, drop_last, seed
-        self.epoch = 0
+        self.train, self.epoch = train, 0
+        self.rows = slice(0, len(split)) if train else _own_batches(len(split), batch_size)
 
     def __len__(self):
-        return len(self.split) // self.batch_size if self.drop_last else -(-len(self.split) // self.batch_size)
+        count = self.rows.stop - self.rows.start
+        return count // self.batch_size if self.drop_last else _ceil(count, self.batch_size)
 
     def __iter__(self):
-        order = np.arange(len(self.split))
+        order = np.arange(self.rows.start, self.rows.stop)
         if self.shuffle:
             order = np.random.default_rng(epoch_key(self.seed, self.epoch)).permutation(order)
+        size = self.batch_size
+        if self.train:  # this process's part, as torch's DistributedSampler takes it
+            size //= world_size()
+            order = np.resize(order, _ceil(len(order), world_size()) * world_size())[rank() :: world_size()]
         self.epoch += 1
-        for start in range(0, len(self) * self.batch_size, self.batch_size):
-            rows = order[start : start + self.batch_size]
+        for start in range(0, len(self) * size, size):
+            rows = order[start : start + size]
             columns = (torch.from_numpy(self.features[rows]), self.labels[rows], self.indices[rows])
             if self.device.type == "cuda":
                 columns = (column.pin_memory().to(self.device, non_blocking=True) for column in columns)
@@ -169,28 +212,33 @@ _FeatureBatch = namedtuple("_FeatureBatch", FIELDS)
 
 
 class Loader:
-    """Iterate to get one epoch of batches; `epoch` counts on by itself and can be set, after a resume for instance."""
+    """Iterate to get one epoch of batches; `epoch` counts on by itself and can be set, after a resume for instance.
+
+    `rows` is the slice of the split's examples that this process evaluates: with a single process, or in training
+    (where it says nothing), all of them.
+    """
 
     def __init__(
         self, split, fields, device, *, imgsz, decoder, augmentation=None, mean=None, std=None, batch_size=512,
-        workers=1, order=OrderOption.SEQUENTIAL, drop_last=False, os_cache=True, seed=0,
+        workers=1, order=OrderOption.SEQUENTIAL, drop_last=False, os_cache=True, seed=0, train=False,
     ):  # fmt: skip
         split.beton.require(*fields)
-        if drop_last and len(split) < batch_size:
-            raise _smaller_than_a_batch(split, batch_size)
         if "image" in fields and decoder == "simple":
             _check_image_size(split, imgsz)
         self.split, self.device, self.seed, self.epoch = split, device, seed, 0
         self.augmentation = augmentation
+        self.rows = slice(0, len(split)) if train else _own_batches(len(split), batch_size)
         # The order in which examples come is seeded by FFCV with seed + epoch: spread the seeds, so that they differ.
         self._ffcv = _FFCVLoader(
             str(split.beton.path),
-            batch_size=batch_size,
+            # FFCV takes memory for whole batches, though there may be none.
+            batch_size=min(batch_size // world_size() if train else batch_size, len(split)),
             num_workers=workers,
             os_cache=os_cache,
             order=order,
+            distributed=train and world_size() > 1,
             seed=epoch_key(seed, 0) >> 1,
-            indices=split.indices,
+            indices=split.indices[self.rows],
             pipelines=self._pipelines(fields, decoder, imgsz, device),
             drop_last=drop_last,
         )
@@ -246,13 +294,6 @@ class Loader:
         if "image" in fields:
             pipelines["image"] = [_DECODERS[decoder](imgsz), ToTensor(), *to_device]
         return pipelines
-
-
-def _smaller_than_a_batch(split, batch_size):
-    return UserError(
-        f"{split.name} has {len(split)} images, fewer than one batch of {batch_size}: "
-        "lower batch_size, or set drop_last: false"
-    )
 
 
 def _check_image_size(split, imgsz):
@@ -313,6 +354,11 @@ class _FFCVLoader(FFCVLoader):
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self._addresses = self.memory_manager.ptrs
+
+    def __len__(self):
+        # With several processes as many batches as with one: an example that comes twice does not make up another.
+        together = self.batch_size * (world_size() if self.distributed else 1)
+        return len(self.indices) // together if self.drop_last else _ceil(len(self.indices), together)
 
     def __iter__(self):
         order = self.next_traversal_order()[: len(self) * self.batch_size]

@@ -18,6 +18,7 @@ import yaml
 from markupsafe import Markup
 from PIL import Image
 
+from .caption_scores import SIDES
 from .comparison import load_rows, main_table
 from .errors import UserError
 from .feature_reading.debugging import SeparatingFeature, separating_features
@@ -156,36 +157,51 @@ def add_captions(summaries, proc, split):
     if "captions" in proc.args and not proc.args["captions"]:
         return  # made without captions: CSVs that are there were left by an earlier run
     by_name = {summary.name: summary for summary in summaries}
-    for row in _read_rows(proc, "captions", {"class", "side", "rank", "caption", "score", "z"}):
-        _of_row(row, by_name, proc).captions[row["side"]].append(
-            {"rank": int(row["rank"]), "caption": row["caption"], "score": float(row["score"]), "z": float(row["z"])}
-        )
+    for row in _read_rows(proc, "captions", _CAPTION_COLUMNS):
+        _of_row(row, by_name, proc).captions[row["side"]].append(row)
     for summary in summaries:
         for rows in summary.captions.values():
             rows.sort(key=lambda row: row["rank"])
     found = {}
-    for row in _read_rows(proc, "subpopulations", {"class", "side", "k", "accuracy", "class_accuracy"}):
+    for row in _read_rows(proc, "subpopulations", _SUBPOPULATION_COLUMNS):
         if row.get("split", split) == split:
             number = _of_row(row, by_name, proc).number
-            at_k = found.setdefault((number, int(row["k"])), {"class_accuracy": float(row["class_accuracy"])})
-            at_k[row["side"]] = float(row["accuracy"])
+            sides = {"class_accuracy": row["class_accuracy"], **dict.fromkeys(SIDES, math.nan)}
+            found.setdefault((number, row["k"]), sides)[row["side"]] = row["accuracy"]
     for (number, k), row in sorted(found.items()):
         summaries[number].subpopulations.append({"k": k, **row})
 
 
+def _side(text):
+    if text not in SIDES:
+        raise ValueError(f"side is {text!r}")
+    return text
+
+
+_CAPTION_COLUMNS = {"class": str, "side": _side, "rank": int, "caption": str, "score": float, "z": float}
+_SUBPOPULATION_COLUMNS = {"class": str, "side": _side, "k": int, "accuracy": float, "class_accuracy": float}
+
+
 def _read_rows(proc, what, columns):
+    """Rows of a CSV beside the result, dicts in which `columns`, a dict name -> type, are of their types."""
     path = proc.path.with_name(f"{proc.path.stem}_{what}.csv")
     if not path.is_file():
         return []
     try:
         with open(path, newline="", encoding="utf-8") as stream:
             reader = csv.DictReader(stream)
-            missing = columns - set(reader.fieldnames or ())
+            missing = columns.keys() - set(reader.fieldnames or ())
             if missing:
                 raise UserError(f"{path} lacks the column {sorted(missing)[0]}; write it again with train_svms.py")
-            return list(reader)
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path} is no longer a CSV ({error}); write it again with train_svms.py") from None
+            rows = list(reader)
+            if any(None in row.values() for row in rows):
+                raise ValueError("a line is too short")
+            return [{**row, **{name: kind(row[name]) for name, kind in columns.items()}} for row in rows]
+    except (UnicodeDecodeError, csv.Error, ValueError, TypeError) as error:
+        problem = str(error)[:200]
+        raise UserError(
+            f"{path} is no longer what was written ({problem}); write it again with train_svms.py"
+        ) from None
 
 
 def _of_row(row, by_name, proc):
@@ -372,6 +388,9 @@ def read_comparison(out):
     figure = Path(f"{out}.png")
     if not figure.is_file():
         raise UserError(f"the figure {figure} of the comparison does not exist; run scripts/compare_runs.py again")
+    with open(figure, "rb") as stream:
+        if stream.read(8) != b"\x89PNG\r\n\x1a\n" or figure.stat().st_size > IMAGE_BUDGET // 2:
+            raise UserError(f"{figure} is no figure of a comparison; run scripts/compare_runs.py again")
     return Comparison(*main_table(rows), rows[0].seeds, _data_uri(figure.read_bytes(), "png"))
 
 

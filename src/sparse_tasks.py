@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import models as torchvision_models
 from torchvision.transforms import v2
 
-from .checkpoints import load_checkpoint
+from .checkpoints import is_state_dict, load_checkpoint
 from .deep_features import ModelInputs, SparseTask, dense_layer
 from .errors import UserError
 from .files import load_pt
@@ -252,14 +252,14 @@ def _from_file(arch, path):
     for key in ("state_dict", "model"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]
-    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+    if not is_state_dict(state):
         raise UserError(f"checkpoint {path} holds no state dict; give a file with one")
     state = {key.removeprefix("module.").removeprefix("model."): value for key, value in state.items()}
     arch_type, arch = ("timm", arch.removeprefix("timm:")) if arch.startswith("timm:") else ("resnet", arch)
     model = build_model(arch_type, arch, 1)
     layer = last_linear(model)
     head = next(name for name, module in model.named_modules() if module is layer)
-    outputs = len(state.get(f"{head}.weight", [None]))
+    outputs = (state[f"{head}.weight"].shape[:1] or [1])[0] if f"{head}.weight" in state else 1
     try:
         model = build_model(arch_type, arch, outputs)
         model.load_state_dict(state)

@@ -191,11 +191,13 @@ def fit_class(recipe, latents, right):
     return fit_svm(z, right, recipe.candidates, recipe.balanced, recipe.cv)
 
 
-def fit_classes(recipe, problems):
-    """`fit_class` over an iterable of (latents, right), one in memory at a time: the work of one process.
+def fit_classes(recipe, latents, problems):
+    """`fit_class` over an iterable of (rows of `latents`, right), one in memory at a time: the work of one process.
+
+    rows: indices or a slice; `latents` may be a memory map, of which only these are read.
 
     BLAS stays on one thread: a class is small, so a second thread gains little on an idle machine and its waiting costs
     up to 30 times the work on a busy one (measured for the MLP on 2 shared cores).
     """
     with threadpool_limits(1, user_api="blas"):
-        return [fit_class(recipe, latents, right) for latents, right in problems]
+        return [fit_class(recipe, latents[rows], right) for rows, right in problems]

@@ -12,16 +12,19 @@ import torch
 from PIL import Image
 
 from .betons import open_beton
-from .errors import UserError
+from .errors import UserError, some
 from .figures import extremes_figure, save_figure
-from .files import is_plain_tensor, load_pt
+from .files import FLOATS, INTEGERS, is_plain, is_plain_tensor, load_pt
 from .minority import minority_values
 
 SPLITS = ("train", "val", "test", "unlabeled")
 ORDERINGS = ("svm", "confidence")
+MOST_EXAMPLES = 10**9  # of a beton: a larger index would make an intervention fill the memory
 
 _RESULT_KEYS = ("args", "dataset_config", "svm_config", "class_names", "cv_scores")
 _SPLIT_KEYS = ("preds", "classes", "confs", "ytrue", "ypred", "decision_values", "indices", "skipped_classes")
+_OPTIONAL_KEYS = ("spuriouses", "looks_like", "looks_like_values", "hard_similarity", "easy_similarity")
+_MAY_BE_NAN = (*_OPTIONAL_KEYS[2:], "decision_values")  # of a class that was skipped
 _MAKE_AGAIN = "make it with train_svms.py of this version"
 
 
@@ -77,22 +80,24 @@ class SVMProcessor:
             raise UserError(f"{self.path} has no split {split!r}, only {', '.join(self.splits)}{remedy}")
         if split not in self._metrics:
             entry = self.result[f"{split}_metrics"]
-            self._metrics[split] = {
-                key: value.numpy() if isinstance(value, torch.Tensor) else value for key, value in entry.items()
-            }
+            plain = {key for key, value in entry.items() if is_plain_tensor(value, getattr(value, "ndim", None))}
+            self._metrics[split] = {key: value.numpy() if key in plain else value for key, value in entry.items()}
         return self._metrics[split]
 
     def minority(self):
         """The minority's values of `spurious` in each class, a list of sets: the config's, or by the rule, on train."""
         given = None if self.dataset_config.get("bce") else self.dataset_config.get("minority")
         train = self.metrics("train")
-        return minority_values(train["classes"], train["spuriouses"], self.num_classes, given, self.class_names)
+        if given is None and "spuriouses" not in train:
+            return [set() for _ in range(self.num_classes)]
+        spurious = train.get("spuriouses")
+        return minority_values(train["classes"], spurious, self.num_classes, given, self.class_names)
 
     def class_number(self, c):
         """Number of a class given by number or by name. Raises `UserError` where there is none."""
         if isinstance(c, str):
             if c not in self.class_names:
-                raise UserError(f"{self.path} has no class {c!r}; it has {_some(self.class_names)}")
+                raise UserError(f"{self.path} has no class {c!r}; it has {some(self.class_names)}")
             return self.class_names.index(c)
         if not 0 <= c < self.num_classes:
             raise UserError(f"class {c} is outside 0..{self.num_classes - 1}, the classes of {self.path}")
@@ -150,7 +155,10 @@ class SVMProcessor:
                 f"{len(beton)} examples; {remedy}"
             )
         labels = beton.column("label")
-        if self.dataset_config.get("bce"):
+        bce = self.dataset_config.get("bce")
+        if labels.ndim != 1 + bool(bce) or (bce and self.args["bce_class"] >= labels.shape[1]):
+            raise UserError(f"beton {path} has labels of another kind than {self.path}; {remedy}")
+        if bce:
             labels = labels[:, self.args["bce_class"]]
         differ = np.flatnonzero(labels[metrics["indices"]] != metrics["classes"])
         if len(differ):
@@ -209,10 +217,10 @@ class SVMProcessor:
         if not there:
             missing.append("test_metrics")
         for name in there:
-            entry = result[f"{name}_metrics"]
+            entry = result[f"{name}_metrics"] if isinstance(result[f"{name}_metrics"], dict) else {}
             missing += [f"{name}_metrics['{key}']" for key in _SPLIT_KEYS if key not in entry]
         if missing:
-            raise UserError(f"{self.path} is not an SVM result: it lacks {_some(missing)}; {_MAKE_AGAIN}")
+            raise UserError(f"{self.path} is not an SVM result: it lacks {some(missing)}; {_MAKE_AGAIN}")
         kinds = {
             "args": dict,
             "dataset_config": dict,
@@ -223,24 +231,67 @@ class SVMProcessor:
         for key, kind in kinds.items():
             if not isinstance(result[key], kind):
                 raise UserError(f"{self.path} is damaged: {key} is a {type(result[key]).__name__}; {_MAKE_AGAIN}")
+        self._check_options(result)
+        names, scores = result["class_names"], result["cv_scores"]
+        if not is_plain(names) or not all(map(_is_text, names)) or len(set(names)) < len(names):
+            raise self._damaged("class_names is not a list of different names")
+        if not is_plain_tensor(scores, 1, FLOATS) or len(scores) != len(names) or scores.isinf().any():
+            raise self._damaged(f"cv_scores is not one number for each of {len(names)} class_names")
         for name in there:
-            self._check_split(name, result[f"{name}_metrics"], len(result["class_names"]))
-        if len(result["cv_scores"]) != len(result["class_names"]):
-            raise UserError(
-                f"{self.path} is damaged: {len(result['class_names'])} class names, but {len(result['cv_scores'])} "
-                f"CV scores; {_MAKE_AGAIN}"
-            )
+            self._check_split(f"{name}_metrics", result[f"{name}_metrics"], len(names))
+        extra = result.get("extra_indices", torch.arange(0))
+        if not is_plain_tensor(extra, 1, INTEGERS) or (extra < 0).any():
+            raise self._damaged("extra_indices is not a list of positions")
+        if not isinstance(result.get("train_labels_digest", ""), str):
+            raise self._damaged("train_labels_digest is not text")
 
-    def _check_split(self, name, entry, num_classes):
-        damaged = f"{self.path} is damaged: {name}_metrics"
-        columns = {key: entry[key] for key in _SPLIT_KEYS if key != "skipped_classes"}
-        for key, column in columns.items():
-            if not is_plain_tensor(column, 1) or len(column) != len(columns["indices"]):
-                raise UserError(f"{damaged}['{key}'] is not one number an example; {_MAKE_AGAIN}")
-        for key in ("preds", "classes", "indices"):
-            column, most = columns[key], None if key == "indices" else num_classes
-            if column.is_floating_point() or (column < 0).any() or (most and (column >= most).any()):
-                raise UserError(f"{damaged}['{key}'] holds other than the numbers it should; {_MAKE_AGAIN}")
+    def _check_options(self, result):
+        """What is read of the command line and the configs; most of it is there to be shown alone."""
+        args, config, svm_config = (result[key] for key in ("args", "dataset_config", "svm_config"))
+        for key in ("args", "dataset_config", "svm_config"):
+            if not is_plain(result[key]):
+                raise self._damaged(f"{key} holds more than text and numbers")
+        texts = {"args root": args.get("root", "."), "svm_config embedding": svm_config.get("embedding")}
+        texts["dataset_config train_beton"] = config.get("train_beton")
+        for split in ("val", "test", "unlabeled"):
+            texts[f"dataset_config {split}_beton"] = config.get(f"{split}_beton") or ""
+        for what, value in texts.items():
+            if not isinstance(value, str):
+                raise self._damaged(f"{what} is not text")
+        if config.get("bce") and not (isinstance(args.get("bce_class"), int) and args["bce_class"] >= 0):
+            raise self._damaged("args bce_class is not the number of a condition")
+        minority = config.get("minority")
+        for values in minority.values() if isinstance(minority, dict) else [minority]:
+            numbers = values if isinstance(values, list) else [0 if values is None else values]
+            if not all(isinstance(number, int) and abs(number) < 2**63 for number in numbers):
+                raise self._damaged("dataset_config minority is not a number or list of numbers")
+
+    def _check_split(self, where, entry, num_classes):
+        """One number an example of the right kind in every column, those that not every result has included."""
+        if not is_plain_tensor(entry["indices"], 1, INTEGERS) or not len(entry["indices"]):
+            raise self._damaged(f"{where}['indices'] is not one whole number an example")
+        below = {"preds": num_classes, "classes": num_classes, "looks_like": num_classes, "ytrue": 2, "ypred": 2,
+                 "indices": MOST_EXAMPLES}  # fmt: skip
+        for key in (*_SPLIT_KEYS, *_OPTIONAL_KEYS):
+            if key not in entry or key == "skipped_classes":
+                continue
+            column, whole = entry[key], key in below or key == "spuriouses"
+            if not is_plain_tensor(column, 1, INTEGERS if whole else FLOATS) or len(column) != len(entry["indices"]):
+                raise self._damaged(f"{where}['{key}'] is not one {'whole ' * whole}number an example")
+            if key in below and ((column < 0) | (column >= below[key])).any():
+                raise self._damaged(f"{where}['{key}'] holds other than the numbers it should")
+            if not whole and (column.isinf() | (column.isnan() & (key not in _MAY_BE_NAN))).any():
+                raise self._damaged(f"{where}['{key}'] holds NaN or infinity")
+        for one, other in (("looks_like", "looks_like_values"), ("hard_similarity", "easy_similarity")):
+            if (one in entry) != (other in entry):
+                raise self._damaged(f"{where} has one of {one} and {other} alone")
+        skipped = entry["skipped_classes"]
+        reasons = skipped if isinstance(skipped, dict) and is_plain(skipped) else {"": None}
+        if not set(reasons) <= {str(c) for c in range(num_classes)} or not all(map(_is_text, reasons.values())):
+            raise self._damaged(f"{where}['skipped_classes'] is not a reason for each class that was skipped")
+
+    def _damaged(self, how):
+        return UserError(f"{self.path} is damaged: {how}; {_MAKE_AGAIN}")
 
 
 class StoredImages:
@@ -251,6 +302,7 @@ class StoredImages:
 
     def __init__(self, beton):
         beton.require("image")
+        self._path = beton.path
         self._stored = beton.reader.metadata[f"f{beton.fields.index('image')}"]
         self._table = beton.reader.alloc_table
         self._data = np.memmap(beton.path, np.uint8, "r")
@@ -268,8 +320,13 @@ class StoredImages:
             return np.array(self._data[start : start + height * width * 3]).reshape(height, width, 3)
         starts, sizes = self._blocks
         size = int(sizes[np.searchsorted(starts, start)])
-        with Image.open(io.BytesIO(self._data[start : start + size])) as image:
-            return np.asarray(image.convert("RGB"))
+        try:
+            with Image.open(io.BytesIO(self._data[start : start + size]), formats=["JPEG"]) as image:
+                return np.asarray(image.convert("RGB"))
+        except Exception as error:  # Pillow raises many kinds for broken images
+            raise UserError(
+                f"image {index} of beton {self._path} is damaged ({error}); write the beton again"
+            ) from None
 
 
 def ends(order, count):
@@ -278,10 +335,9 @@ def ends(order, count):
     return from_start, order[::-1][: min(count, len(order) - len(from_start))]
 
 
+def _is_text(value):
+    return isinstance(value, str)
+
+
 def _short(name, most=16):
     return name if len(name) <= most else name[: most - 1] + "…"
-
-
-def _some(names, most=8):
-    listed = ", ".join(str(name) for name in names[:most])
-    return listed if len(names) <= most else f"{listed} and {len(names) - most} more"

@@ -11,6 +11,10 @@ from .files import save_pt, write_csv
 from .minority import attribute_rates, minority_precision, minority_values
 from .svm_path import balanced_accuracy
 
+CSV_ROWS = 2**14  # made at a time
+
+_CSV_KEYS = ("indices", "classes", "preds", "ytrue", "confs", "decision_values", "ypred", "spuriouses")
+
 
 @dataclass(frozen=True)
 class OutputFiles:
@@ -71,7 +75,7 @@ def save_result(files, fitter, split_entries, made_from, class_names, bce_thresh
     Args:
         fitter: a fitted `SVMFitter`.
         split_entries: dict split -> `split_metrics`.
-        made_from: dict of the command line (`args`), `dataset_config` and `svm_config`, each a dict.
+        made_from: dict of the command line (`args`), `dataset_config`, `svm_config` and `environment`, each a dict.
     """
     state = fitter.state()
     result = {
@@ -91,21 +95,30 @@ def save_result(files, fitter, split_entries, made_from, class_names, bce_thresh
 
 def write_split_csv(path, entry, class_names):
     """One row an example: what it is, what the model says, and how hard it looks to the SVM."""
+    # In parts: a million rows of Python's numbers and texts take 600 MB.
+    starts = range(0, len(entry["indices"]), CSV_ROWS)
+    parts = (_csv_columns(entry, class_names, slice(start, start + CSV_ROWS)) for start in starts)
+    header = _csv_columns(entry, class_names, slice(0))
+    write_csv(path, header, (row for columns in parts for row in zip(*columns.values(), strict=True)))
+
+
+def _csv_columns(entry, class_names, rows):
+    """Column name -> list of the values in these rows, a slice."""
+    part = {key: entry[key][rows].tolist() for key in _CSV_KEYS if key in entry}
     columns = {
-        "index": entry["indices"],
-        "class": entry["classes"],
-        "class_name": [class_names[c] for c in entry["classes"].tolist()],
-        "pred": entry["preds"],
-        "pred_name": [class_names[c] for c in entry["preds"].tolist()],
-        "correct": entry["ytrue"],
-        "conf": [f"{value:.6f}" for value in entry["confs"].tolist()],
-        "decision_value": [f"{value:.6f}" for value in entry["decision_values"].tolist()],
-        "flagged": 1 - entry["ypred"],
+        "index": part["indices"],
+        "class": part["classes"],
+        "class_name": [class_names[c] for c in part["classes"]],
+        "pred": part["preds"],
+        "pred_name": [class_names[c] for c in part["preds"]],
+        "correct": part["ytrue"],
+        "conf": [f"{value:.6f}" for value in part["confs"]],
+        "decision_value": [f"{value:.6f}" for value in part["decision_values"]],
+        "flagged": [1 - says_right for says_right in part["ypred"]],
     }
-    if "spuriouses" in entry:
-        columns["spurious"] = entry["spuriouses"]
-    lists = [column.tolist() if isinstance(column, torch.Tensor) else column for column in columns.values()]
-    write_csv(path, columns, zip(*lists, strict=True))
+    if "spuriouses" in part:
+        columns["spurious"] = part["spuriouses"]
+    return columns
 
 
 def class_table(fitter, entries, class_names):

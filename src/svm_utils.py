@@ -14,9 +14,10 @@ The numerical work on one class is in `svm_path`.
 import numpy as np
 import torch
 from joblib import Parallel, delayed, effective_n_jobs
+from joblib.parallel import LokyBackend, get_active_backend
 
 from .errors import UserError
-from .files import load_pt, save_pt
+from .files import FLOATS, is_plain, is_plain_tensor, load_pt, save_pt
 from .svm_path import SEARCHED_C, Preprocess, Recipe, balanced_accuracy, decision_values, fit_classes
 
 METHODS = ("SVM", "MLP")
@@ -36,7 +37,8 @@ class SVMFitter:
     do_normalize: divide every (whitened) latent by its L2 norm.
     method: "SVM" (the paper's), or "MLP", a small network whose value is the log-odds of "right".
     svm_args: for "MLP" only: `hidden_layer_size` (100), and `first_layer` (False: none, logistic regression).
-    jobs: processes over the classes, -1 for one per core.
+    jobs: processes over the classes, -1 for one per core. Inside `joblib.parallel_config` the workers are those of its
+    backend, such as a Dask or Ray cluster (see `jobs`), with the same answer.
 
     After `fit`: `cv_scores` and `C` float64 (num_classes,), NaN where a class was skipped; `coef` float64
     (num_classes, d) and `intercept` (num_classes,), both None for "MLP"; `skipped` a dict class -> reason.
@@ -129,9 +131,7 @@ class SVMFitter:
             cv=self.cv,
             hidden=self._hidden,
         )
-        # Lazy: a class's rows are gathered (in the dtype they came in) when its turn comes.
-        problems = ((latents[members[c]], right[members[c]]) for c in fitted)
-        fits = _in_processes(recipe, problems, len(fitted), self.jobs)
+        fits = _in_processes(recipe, latents, [(members[c], right[members[c]]) for c in fitted], self.jobs)
 
         self.cv_scores, self.C = np.full(num_classes, np.nan), np.full(num_classes, np.nan)
         layers = [[] for _ in range(num_classes)]
@@ -236,10 +236,12 @@ class SVMFitter:
         remedy = "fit it again: train_svms.py writes OUT_model.pt"
         contents = load_pt(path, "SVM model", remedy)
         has = set(contents) if isinstance(contents, dict) else set()
-        method = contents["method"] if "method" in has else "SVM"
+        method = str(contents["method"]) if "method" in has else "SVM"
         missing = [name for name in (*_FIELDS, *_METHOD_FIELDS.get(method, ())) if name not in has]
         if missing:
             raise UserError(f"{path} is not an SVM model: it lacks {', '.join(missing)}; {remedy}")
+        if not _is_state(contents):
+            raise UserError(f"{path} is damaged: its values do not fit together; {remedy}")
         fitter = cls(
             split_and_search=contents["split_and_search"],
             balanced=contents["balanced"],
@@ -254,8 +256,6 @@ class SVMFitter:
         fitter.skipped = {int(c): reason for c, reason in contents["skipped"].items()}
         if method == "SVM":
             coef, intercept = contents["coef"].numpy(), contents["intercept"].numpy()
-            if coef.shape != (len(fitter.C), len(mean)) or intercept.shape != fitter.C.shape:
-                raise UserError(f"{path} is damaged: coef {coef.shape} does not fit mean {mean.shape}; {remedy}")
             layers = [
                 [] if np.isnan(b) else [(w[:, None], np.array([b]))] for w, b in zip(coef, intercept, strict=True)
             ]
@@ -335,6 +335,48 @@ def svm_metrics(right, values, ys, num_classes):
     }
 
 
+def _is_state(contents):
+    """Whether the values of a dict with the keys of `SVMFitter.state` are of their kinds and sizes."""
+    columns = [contents[key] for key in ("mean", "std", "C", "cv_scores")]
+    if not all(is_plain_tensor(column, 1, FLOATS) for column in columns) or str(contents["method"]) not in METHODS:
+        return False
+    width, classes = len(columns[0]), len(columns[2])
+    if contents["method"] == "SVM":
+        coef, intercept = contents["coef"], contents["intercept"]
+        chains = is_plain_tensor(coef, 2, FLOATS) and is_plain_tensor(intercept, 1, FLOATS)
+        chains = chains and (*coef.shape, len(intercept)) == (classes, width, classes)
+    else:
+        weights, biases = contents["weights"], contents["biases"]
+        chains = isinstance(weights, list) and isinstance(biases, list) and len(weights) == len(biases) == classes
+        chains = chains and all(_is_chain(*layers, width) for layers in zip(weights, biases, strict=True))
+    options = [contents[key] for key in ("balanced", "split_and_search", "normalize", "cv")]
+    return (
+        chains
+        and [type(option) for option in options] == [bool, bool, bool, int]
+        and len(columns[1]) == width
+        and len(columns[3]) == classes
+        and bool((columns[0].isfinite() & columns[1].isfinite() & (columns[1] > 0)).all())
+        and is_plain([contents["skipped"], contents.get("svm_args")])
+        and isinstance(contents["skipped"], dict)
+        and set(contents["skipped"]) <= {str(c) for c in range(classes)}
+        and isinstance(contents.get("svm_args"), dict | None)
+        and isinstance((contents.get("svm_args") or {}).get("hidden_layer_size", 1), int)
+    )
+
+
+def _is_chain(weights, biases, width):
+    """Whether these are the layers of a network from `width` numbers to one; none for a class that was skipped."""
+    if not isinstance(weights, list) or not isinstance(biases, list) or len(weights) != len(biases):
+        return False
+    for weight, bias in zip(weights, biases, strict=True):
+        if not is_plain_tensor(weight, 2, FLOATS) or not is_plain_tensor(bias, 1, FLOATS):
+            return False
+        if (len(weight), weight.shape[1]) != (width, len(bias)):
+            return False
+        width = len(bias)
+    return not weights or width == 1
+
+
 def _hidden_layers(svm_args):
     """The widths of the network's hidden layers that `svm_args` asks for: one, or none for logistic regression."""
     unknown = sorted(set(svm_args) - {"hidden_layer_size", "first_layer"})
@@ -343,18 +385,40 @@ def _hidden_layers(svm_args):
     return (int(svm_args.get("hidden_layer_size", 100)),) if svm_args.get("first_layer", True) else ()
 
 
-def _in_processes(recipe, problems, count, jobs):
-    """`fit_classes` of the iterable `problems`, spread over `jobs` processes in their order."""
-    workers = min(effective_n_jobs(jobs), count)
+def _in_processes(recipe, latents, problems, jobs):
+    """`fit_classes` of the list `problems`, spread over joblib's workers in their order."""
+    workers = min(effective_n_jobs(jobs), len(problems))
     if workers <= 1:
-        return fit_classes(recipe, problems)
-    size = max(1, min(CLASSES_PER_TASK, count // (4 * workers)))
+        return fit_classes(recipe, latents, problems)
+    size = max(1, min(CLASSES_PER_TASK, len(problems) // (4 * workers)))
+    # Asked here: joblib takes later tasks from the generator in threads that know no other backend than its own.
+    send = _map_and_rows if _is_mapped(latents) and isinstance(get_active_backend()[0], LokyBackend) else _copied_rows
     tasks = (
-        delayed(fit_classes)(recipe, [next(problems) for _ in range(min(size, count - start))])
-        for start in range(0, count, size)
+        delayed(fit_classes)(recipe, *send(latents, problems[start : start + size]))
+        for start in range(0, len(problems), size)
     )
-    # Rows are sent, not memory-mapped (max_nbytes): each is read once, by one worker.
-    return [fit for fits in Parallel(workers, backend="loky", batch_size=1, max_nbytes=None)(tasks) for fit in fits]
+    # Copied rows are not memory-mapped (max_nbytes): each is read once, by one worker.
+    return [fit for fits in Parallel(workers, batch_size=1, max_nbytes=None)(tasks) for fit in fits]
+
+
+def _map_and_rows(latents, problems):
+    """What a process of this machine needs: joblib sends it a map as the name of the file."""
+    return latents, problems
+
+
+def _copied_rows(latents, problems):
+    """What any worker needs: the rows of these classes, and slices of them as problems."""
+    ends = np.cumsum([len(rows) for rows, _ in problems])
+    slices = [slice(end - len(rows), end) for end, (rows, _) in zip(ends, problems, strict=True)]
+    rows = np.concatenate([rows for rows, _ in problems])
+    return latents[rows], [(piece, right) for piece, (_, right) in zip(slices, problems, strict=True)]
+
+
+def _is_mapped(array):
+    """Whether `array` is (a view of) a memory map whose file has the same content."""
+    while array is not None and not isinstance(array, np.memmap):
+        array = getattr(array, "base", None)
+    return array is not None and array.filename is not None and array.mode != "c"
 
 
 def _members(ys, num_classes):

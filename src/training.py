@@ -1,4 +1,8 @@
-"""Training a base model: SGD with a learning rate that moves step by step, checkpoints, TensorBoard."""
+"""Training a base model: SGD with a learning rate that moves step by step, checkpoints, TensorBoard.
+
+With several processes (see `distributed`) gradients are averaged over them, and each normalises its part of a batch by
+itself (BatchNorm); the running statistics that are evaluated and kept are rank 0's.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,13 +10,15 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from .checkpoints import Checkpoint, load_checkpoint, model_names, save_checkpoint
 from .devices import autocast
+from .distributed import add_up, is_main, rank, take_from_main, world_size
 from .errors import UserError
 from .evaluation import predict
-from .files import is_plain_tensor, load_pt
+from .files import is_plain, is_plain_tensor, load_pt
 from .models import build_model
 
 
@@ -107,11 +113,12 @@ class Trainer:
 
         Raises `UserError` where the loss is not finite; the checkpoints of earlier epochs stay.
         """
-        torch.manual_seed(self.seed)
+        torch.manual_seed(self.seed + rank())
         torch.backends.cudnn.benchmark = True
         options = self.config.training
         model = start.model.to(self.device, memory_format=torch.channels_last)
         trained = trained or model
+        stepped = DistributedDataParallel(trained) if world_size() > 1 else trained
         state, first, best = start.training_state, 0, -1.0
         optimizer = torch.optim.SGD(
             trained.parameters(),
@@ -123,8 +130,7 @@ class Trainer:
         )
         scaler = torch.amp.GradScaler(enabled=self.device.type == "cuda")
         if state:
-            optimizer.load_state_dict(state["optimizer"])
-            scaler.load_state_dict(state["scaler"])
+            _take_up(optimizer, scaler, state)
             first, best = start.run_metadata["epoch"], start.run_metadata["best_val"]
         else:
             # Before the first epoch is done there is already something to resume from.
@@ -133,7 +139,8 @@ class Trainer:
         bar = tqdm(range(first, options.epochs), desc="training", unit="epoch", initial=first, total=options.epochs,
                    disable=None)  # fmt: skip
         for epoch in bar:
-            loss, accuracy = self._train_epoch(trained, optimizer, scaler, epoch)
+            loss, accuracy = self._train_epoch(stepped, optimizer, scaler, epoch)
+            take_from_main(trained)
             if not np.isfinite(loss):
                 kept = f"; the checkpoints of earlier epochs are in {self.folder}" if epoch else ""
                 raise UserError(
@@ -149,9 +156,10 @@ class Trainer:
                 writer.add_scalar("lr", optimizer.param_groups[0]["lr"], epoch + 1)
                 writer.flush()
             improved, best = score > best, max(score, best)
-            self._save("last", model, epoch + 1, best, optimizer, scaler)
+            # The best first: killed between the two, a resumed training does this epoch again and saves both.
             if improved:
                 self._save("best", model, epoch + 1, best)
+            self._save("last", model, epoch + 1, best, optimizer, scaler)
             bar.set_postfix(loss=f"{loss:.3f}", train=f"{accuracy:.3f}", val=f"{metrics['accuracy']:.3f}")
         if writer:
             writer.close()
@@ -185,15 +193,19 @@ class Trainer:
             right = (logits > 0) == (batch.label > 0.5) if self.config.bce else logits.argmax(1) == batch.label
             total_correct += right.float().mean() * len(batch.label)
             seen += len(batch.label)
-        return total_loss.item() / seen, total_correct.item() / seen
+        seen *= world_size()  # each has seen as many
+        loss, correct = add_up(torch.stack([total_loss, total_correct])).tolist()
+        return loss / seen, correct / seen
 
     def _save(self, which, model, epoch, best, optimizer=None, scaler=None):
+        if not is_main():
+            return
         metadata = {**(self.metadata or {}), "seed": self.seed, "epoch": epoch, "best_val": best}
         state = {"optimizer": optimizer.state_dict(), "scaler": scaler.state_dict()} if optimizer else None
         save_checkpoint(self.checkpoint_path(which), Checkpoint(model, model_names(self.config), metadata, state))
 
     def _summary_writer(self):
-        if not self.log:
+        if not (self.log and is_main()):
             return None
         from torch.utils.tensorboard import SummaryWriter
 
@@ -214,14 +226,34 @@ def load_resumable(path, config, seed, metadata):
     """
     checkpoint = load_checkpoint(path, config)
     state, before = checkpoint.training_state, checkpoint.run_metadata
-    complete = isinstance(state, dict) and {"optimizer", "scaler"} <= set(state)
-    if not complete or not {"seed", "epoch", "best_val"} <= set(before):
+    complete = isinstance(state, dict) and {"optimizer", "scaler"} <= set(state) and is_plain(before)
+    kinds = {"seed": int, "epoch": int, "best_val": int | float}
+    if not complete or not all(isinstance(before.get(key), kind) for key, kind in kinds.items()):
         raise UserError(f"checkpoint {path} holds no training state to resume from; train without --resume")
     if before["seed"] != seed:
         raise UserError(f"{path} was trained with --seed {before['seed']}; resume with the same")
     for key, was, now in _differences(before, metadata):
-        raise UserError(f"{path} was trained with {key} {was}, not {now}; resume with the same, or train anew")
+        raise UserError(
+            f"{path} was trained with {key} {str(was)[:200]}, not {now}; resume with the same, or train anew"
+        )
     return checkpoint
+
+
+def _take_up(optimizer, scaler, state):
+    """Give an optimizer and a scaler the state that a training was left in. Raises `UserError` where it is no such."""
+    options = ("momentum", "dampening", "weight_decay", "nesterov", "maximize")
+    own = [optimizer.param_groups[0][option] for option in options]
+    try:
+        optimizer.load_state_dict(state["optimizer"])
+        scaler.load_state_dict(state["scaler"])
+        (group,) = optimizer.param_groups
+        buffers = [(optimizer.state.get(weight, {}).get("momentum_buffer"), weight) for weight in group["params"]]
+        fits = [group[option] for option in options] == own and is_plain(state["scaler"])
+        fits = fits and all(buffer is None or buffer.shape == weight.shape for buffer, weight in buffers)
+    except Exception:  # a state that was tampered with raises any kind
+        fits = False
+    if not fits:
+        raise UserError("the checkpoint's training state does not fit its model; train without --resume")
 
 
 def load_pretrained(path, config):
@@ -242,14 +274,15 @@ def load_pretrained(path, config):
 
 def _differences(before, now):
     """(key, value before, value now) of what a resumed training must not change; more epochs are allowed."""
+    config, arguments = (before[key] if isinstance(before.get(key), dict) else {} for key in ("config", "arguments"))
     for key, value in now.get("config", {}).items():
-        was = before.get("config", {}).get(key, value)
-        if key == "training":
+        was = config.get(key, value)
+        if key == "training" and isinstance(was, dict):
             was, value = ({**options, "epochs": None} for options in (was, value))
         if was != value:
             yield key, was, value
     for key in ("indices_file", "loss_vec_file", "finetune_from", "freeze", "extra_images", "extra_weight"):
         value = now.get("arguments", {}).get(key)
-        was = before.get("arguments", {}).get(key, value)  # not there: trained before the option was
+        was = arguments.get(key, value)  # not there: trained before the option was
         if was != value:
             yield f"--{key.replace('_', '-')}", was, value

@@ -373,6 +373,18 @@ def test_the_pipeline_is_loaded_once(encoder_root, monkeypatch):
     assert loads == [MODEL]
 
 
+def test_a_pipeline_without_class_tokens_says_words_as_with_them(encoder_root):
+    settings = FAST["num_inference_steps"], FAST["guidance_scale"]
+    prompts = ["a photo of a red star", "a photo of a circle"]
+    plain, with_tokens = (
+        pixels(generation.sample(generation.load_pipeline(MODEL, root, "cpu"), prompts, [3, 4], *settings))
+        for root in (None, encoder_root)
+    )
+    np.testing.assert_array_equal(plain, with_tokens)
+    expected = generate(encoder_root, 1, prompts[1], 1, 4, use_token=False, **FAST)
+    assert np.abs(plain[1] - pixels(expected)[0]).max() <= 2
+
+
 def test_bad_requests_for_images_are_told_in_one_sentence(encoder_root, tmp_path):
     cases = [
         ({"c": 2}, "classes 0 to 1"),
@@ -420,10 +432,36 @@ def test_out_of_memory_says_the_batch_size_to_try():
 
 
 @pytest.fixture(scope="module")
-def original_layout(model):
-    """The tiny model's weights by the names of the first releases of Stable Diffusion."""
-    per_level = model.unet.config.layers_per_block + 1
-    top = len(model.vae.config.block_out_channels) - 1
+def classic_folder(tmp_path_factory):
+    """A tiny model whose U-Net is built as that of Stable Diffusion 1 is, which the scenes' is not."""
+    folder = tmp_path_factory.mktemp("classic") / "tiny"
+    pipeline = new_pipeline()
+    pipeline.unet = UNet2DConditionModel(
+        sample_size=pipeline.unet.config.sample_size,
+        in_channels=pipeline.unet.config.in_channels,
+        out_channels=pipeline.unet.config.out_channels,
+        block_out_channels=(16, 32),
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        layers_per_block=1,
+        norm_num_groups=8,
+        attention_head_dim=4,
+        cross_attention_dim=pipeline.unet.config.cross_attention_dim,
+    )
+    pipeline.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def classic(classic_folder):
+    return diffusion_models.load_model(classic_folder)
+
+
+@pytest.fixture(scope="module")
+def original_layout(classic):
+    """The classic model's weights by the names of the first releases of Stable Diffusion."""
+    per_level = classic.unet.config.layers_per_block + 1
+    top = len(classic.vae.config.block_out_channels) - 1
 
     def unet_name(name):
         def down(match):
@@ -435,7 +473,7 @@ def original_layout(model):
         def up(match):
             i, j = int(match[1]), int(match[3])
             last = per_level - 1 if match[2] == "upsamplers" else j
-            attention = "attentions" if hasattr(model.unet.up_blocks[i], "attentions") else "resnets"
+            attention = "attentions" if hasattr(classic.unet.up_blocks[i], "attentions") else "resnets"
             place = {"resnets": "0", "attentions": "1", "upsamplers": "2" if attention == "attentions" else "1"}[
                 match[2]
             ]
@@ -472,15 +510,15 @@ def original_layout(model):
         name = re.sub(r"mid_block\.resnets\.(\d)", lambda m: f"mid.block_{int(m[1]) + 1}", name)
         return f"first_stage_model.{name.replace('conv_norm_out', 'norm_out').replace('conv_shortcut', 'nin_shortcut')}"
 
-    weights = {unet_name(name): weight for name, weight in model.unet.state_dict().items()}
-    weights |= {vae_name(name): weight for name, weight in model.vae.state_dict().items()}
-    for name, weight in model.text_encoder.state_dict().items():
+    weights = {unet_name(name): weight for name, weight in classic.unet.state_dict().items()}
+    weights |= {vae_name(name): weight for name, weight in classic.vae.state_dict().items()}
+    for name, weight in classic.text_encoder.state_dict().items():
         weights[f"cond_stage_model.transformer.text_model.{name.removeprefix('text_model.')}"] = weight
     return {name: weight.contiguous() for name, weight in weights.items()}
 
 
-def test_a_single_file_is_the_same_model_as_its_folder(tmp_path, model, original_layout, monkeypatch):
-    shutil.copytree(MODEL, tmp_path / "tiny")
+def test_a_single_file_is_the_same_model_as_its_folder(tmp_path, classic, classic_folder, original_layout, monkeypatch):
+    shutil.copytree(classic_folder, tmp_path / "tiny")
     safetensors.torch.save_file(original_layout, tmp_path / "tiny.safetensors")
     # As sd-v1-4.ckpt does it: the weights among other things, one of them a class of a library that is not installed.
     module = "pytorch_lightning.callbacks.model_checkpoint"
@@ -493,7 +531,7 @@ def test_a_single_file_is_the_same_model_as_its_folder(tmp_path, model, original
     for file in ("tiny.safetensors", "tiny.ckpt"):
         single = diffusion_models.load_model(tmp_path / file)
         for part in ("text_encoder", "vae", "unet"):
-            expected, found = getattr(model, part).state_dict(), getattr(single, part).state_dict()
+            expected, found = getattr(classic, part).state_dict(), getattr(single, part).state_dict()
             assert expected.keys() == found.keys()
             assert all(torch.equal(expected[name], found[name]) for name in expected), part
 
@@ -503,7 +541,7 @@ class _Runs:
         return print, ("this was run",)
 
 
-def test_files_that_would_run_code_or_are_damaged_are_refused(tmp_path, capsys, original_layout):
+def test_files_that_would_run_code_or_are_damaged_are_refused(tmp_path, capsys, classic_folder, original_layout):
     torch.save({"state_dict": _Runs()}, tmp_path / "bad.ckpt")
     with pytest.raises(UserError, match="could run code"):
         diffusion_models.load_model(tmp_path / "bad.ckpt")
@@ -511,7 +549,7 @@ def test_files_that_would_run_code_or_are_damaged_are_refused(tmp_path, capsys, 
     (tmp_path / "cut.safetensors").write_bytes(safetensors.torch.save(original_layout)[:5000])
     with pytest.raises(UserError, match="damaged"):
         load_tensors(tmp_path / "cut.safetensors", "the model")
-    shutil.copytree(MODEL, tmp_path / "part")
+    shutil.copytree(classic_folder, tmp_path / "part")
     lacking = {name: weight for name, weight in original_layout.items() if "middle_block" not in name}
     safetensors.torch.save_file(lacking, tmp_path / "part.safetensors")
     with pytest.raises(UserError, match=r"part\.safetensors (lacks|cannot be loaded)"):
@@ -572,6 +610,10 @@ def test_similarity_is_the_cosine_that_open_clip_gives(drawn, monkeypatch):
     assert found.shape == (40,)
     np.testing.assert_allclose(found, expected, atol=1e-5)
     assert inference_utils.clip_similarity([], "a photo of a star", **CLIP).shape == (0,)
+    both = inference_utils.clip_similarity(drawn, ["a photo of a circle", "a photo of a star"], **CLIP)
+    assert both.shape == (40, 2)
+    np.testing.assert_array_equal(both[:, 1], found)
+    assert inference_utils.clip_similarity([], ["a", "b"], **CLIP).shape == (0, 2)
 
 
 def test_filtering_asks_for_object_and_shift_apart(drawn):

@@ -1,15 +1,24 @@
 """The loop with one command, and what it leaves; small scenes, few epochs."""
 
 import csv
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from scripts import run_loop
+from scripts.train_scenes_diffusion import new_pipeline
+from src.checkpoints import load_checkpoint
 from src.commands import ffcv_main
+from src.commands.generate_images import Sampling
+from src.config_parsing import load_dataset_config
 from src.files import load_pt
+from src.synthetic import accuracy_on_images
 
 ROOT = Path(__file__).resolve().parents[1]
+SCENES = ROOT / "svm_configs" / "normalized_svm_scenes_config.yaml"
 LATENT = ROOT / "svm_configs" / "normalized_svm_latent_config.yaml"
 
 
@@ -65,10 +74,53 @@ def test_the_loop_leads_from_betons_to_a_report_and_goes_on_where_it_stopped(loo
     assert "was begun with --override" in capsys.readouterr().err
 
 
+def test_generated_images_are_made_trained_on_and_measured(scenes_folder, tmp_path, capsys):
+    """In miniature, with a diffusion model of random weights."""
+    torch.manual_seed(0)
+    new_pipeline().save_pretrained(tmp_path / "model")
+    words = ["-c", scenes_folder / "config.yaml", "-s", SCENES, "--captions", "SCENES", "--root", scenes_folder,
+             "--out", tmp_path / "loop", "--intervention", "synthetic", "--per-class", 2, "--seeds", 0, 1,
+             "--model", tmp_path / "model", "--device", "cpu", "--override", "training.epochs=6"]  # fmt: skip
+    call = partial(run_loop.main, [str(word) for word in words])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("src.commands.generate_images.USUAL", Sampling(8, 2, 2.0))
+        call()
+    printed = capsys.readouterr().out
+    assert "accuracy of the base models on the generated images" in printed
+    with open(tmp_path / "loop" / "compared_synthetic2_finetune_last.csv", newline="") as stream:
+        rows = {(row["name"], row["measure"]): row for row in csv.DictReader(stream)}
+    runs = [f"synthetic2_{by}_finetune_last" for by in ("none", "neutral", "easy", "hard")]
+    assert list(dict.fromkeys(name for name, _ in rows)) == ["base", *runs]
+    assert {"minority", "hard 20", "overall"} <= {measure for _, measure in rows}
+    assert {row["seeds"] for row in rows.values()} == {"2"}
+
+    # What the table says of the images is what the base models' accuracies on them are.
+    with open(tmp_path / "loop" / "generated.csv", newline="") as stream:
+        found = {(row["name"], row["measure"]): float(row["mean"]) for row in csv.DictReader(stream)}
+    config = load_dataset_config(scenes_folder / "config.yaml")
+    for by in ("neutral", "easy", "hard"):
+        accuracies = []
+        for seed in (0, 1):
+            images = tmp_path / "loop" / "generated" / f"{by}2" / f"seed_{seed}" / "manifest.csv"
+            (base,) = (tmp_path / "loop" / "runs" / "base" / f"seed_{seed}").rglob("checkpoint_last.pt")
+            accuracies.append(accuracy_on_images(load_checkpoint(base).model, images, config, torch.device("cpu")))
+        assert found[by, "overall"] == pytest.approx(np.mean([accuracy["overall"] for accuracy in accuracies]))
+
+    # No two seeds share noise, and no run but that of "none" is without extra images.
+    seeds = [path.name for path in (tmp_path / "loop" / "generated" / "hard2").rglob("*.png")]
+    assert {name[:-6] for name in seeds} == {"000000", "010000"}
+    for name in runs:
+        extra = list((tmp_path / "loop" / "runs" / name).rglob("extra_images.beton"))
+        assert len(extra) == (0 if "none" in name else 2)
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [
         (["--per-class", "0"], "--per-class 0 adds nothing"),
+        (["--by", "svm", "hard"], "--by hard does not go with add; give some of svm, confidence, random, minority"),
+        (["--intervention", "synthetic"], "--intervention synthetic makes images of captions; give --captions"),
+        (["--intervention", "synthetic", "--by", "svm"], "--by svm does not go with synthetic; give some of none, neu"),
         (["--captions", "SCENES"], "--captions needs embedding: clip"),
         (["--intervention", "filter", "--by", "random"], "--by random does not go with filter"),
         (["--intervention", "weights", "--scheme", "soft", "--by", "minority"], "does not go with --scheme soft"),

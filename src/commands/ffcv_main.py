@@ -2,29 +2,34 @@
 
     python ffcv_main.py -c dataset_configs/cifar.yaml --indices-file index_files/cifar.pt --root data --exp-name cifar
 
-leaves runs/cifar/version_0/ with checkpoints/checkpoint_{last,best}.pt, metrics.pt, metrics.csv, predictions.pt and
-TensorBoard logs. A trained model is trained further, here its last layer with a folder CLASS/*.png of extra images:
+leaves runs/cifar/version_0/ with checkpoints/checkpoint_{last,best}.pt, metrics.pt, metrics.csv, predictions.pt,
+environment.yaml and TensorBoard logs. A trained model is trained further, here its last layer with a folder
+CLASS/*.png of extra images:
 
     python ffcv_main.py ... --exp-name cifar_more --finetune-from runs/cifar/version_0/checkpoints/checkpoint_last.pt \\
         --freeze --extra-images generated
+
+Several processes, on one device each, train as one: torchrun --nproc-per-node=4 ffcv_main.py ...
 """
 
 import argparse
+import contextlib
 import time
-from pathlib import Path
 
 import torch
 
-from ..checkpoints import latest_version
 from ..config_parsing import load_dataset_config
 from ..devices import resolve_device
+from ..distributed import broadcast, is_main, main_first, own_device, process_group
 from ..embeddings import EmbeddingCache, LatentEmbedding, cache_folder
+from ..environment import write_environment
 from ..errors import UserError, entry_point
 from ..evaluation import predict, save_predictions
 from ..extra_images import extra_images_split
-from ..files import check_writable, save_pt, write_csv
-from ..loaders import FeatureLoader, make_feature_loader, make_loader, make_training_loader
+from ..files import save_pt, write_csv
+from ..loaders import FeatureLoader, check_batches, make_feature_loader, make_loader, make_training_loader
 from ..models import last_linear
+from ..run_folders import LAST, run_folder
 from ..splits import open_splits
 from ..tables import format_table
 from ..training import (
@@ -61,63 +66,74 @@ def parse_arguments(argv=None):
 
 
 @entry_point
+@process_group()
 def main(argv=None):
     args = parse_arguments(argv)
     check_arguments(args)
-    device = resolve_device(args.device)
+    device = own_device(resolve_device(args.device))
     config = load_dataset_config(args.config, args.override)
     splits = open_splits(config, args.root, args.indices_file, extra=True)
     if args.extra_weight is not None and not (args.extra_images or "extra" in splits):
         raise UserError("--extra-weight weighs images beyond the train beton, and there are none: give --extra-images")
     loss_vector = load_loss_vector(args.loss_vec_file, splits["train"]) if args.loss_vec_file else None
-    folder = run_folder(Path(args.runs), args.exp_name, args.resume)
-    check_writable(folder / "metrics.pt")
+    check_batches(splits["train"], config)
+    evaluated = {name: make_loader(splits[name], config, device) for name in ("val", "test")}
     metadata = {"config": config.model_dump(), "arguments": vars(args)}
-    if args.resume:
-        start = load_resumable(folder / "checkpoints" / "checkpoint_last.pt", config, args.seed, metadata)
-    elif args.finetune_from:
-        start = load_pretrained(args.finetune_from, config)
-    else:
-        start = new_checkpoint(config, args.seed)
+    if not args.resume:
+        start = load_pretrained(args.finetune_from, config) if args.finetune_from else new_checkpoint(config, args.seed)
 
-    trained_on = [splits[name] for name in ("train", "extra") if name in splits]
-    if args.extra_images:
-        trained_on.append(extra_images_split(args.extra_images, config, folder / "extra_images.beton"))
-    if len(trained_on) > 1:
-        loss_vector = extended_loss_vector(loss_vector, trained_on, args.extra_weight or 1.0)
-        print(f"training on {', '.join(f'{len(split)} images of {split.beton.path}' for split in trained_on)}")
-    if args.freeze:
-        train, val = feature_loaders(trained_on, splits["val"], config, device, args, folder)
-    else:
-        train = make_training_loader(trained_on, config, device, args.seed)
-        val = make_loader(splits["val"], config, device)
-    trainer = Trainer(
-        config,
-        device,
-        folder,
-        train=train,
-        val=val,
-        seed=args.seed,
-        metadata=metadata,
-        loss_vector=loss_vector,
-        log=not args.disable_logging,
-    )
-    try:
-        model = trainer.fit(start, trained=last_linear(start.model) if args.freeze else None)
-    except KeyboardInterrupt:
-        path = trainer.checkpoint_path("last")
-        if path.exists():
-            print(f"\ninterrupted; {path} holds the last whole epoch: go on with the same command and --resume")
-        raise
+    claimed = run_folder(args.runs, args.exp_name, args.resume) if is_main() else contextlib.nullcontext()
+    with claimed as folder:
+        folder = broadcast(folder)
+        if args.resume:
+            start = load_resumable(folder / LAST, config, args.seed, metadata)
+        if is_main():
+            write_environment(folder / "environment.yaml", vars(args))
 
-    predictions = {name: predict(model, make_loader(splits[name], config, device), device, config.bce)
-                   for name in ("val", "test")}  # fmt: skip
+        trained_on = [splits[name] for name in ("train", "extra") if name in splits]
+        if args.extra_images:
+            with main_first():
+                trained_on.append(extra_images_split(args.extra_images, config, folder / "extra_images.beton"))
+        if len(trained_on) > 1:
+            loss_vector = extended_loss_vector(loss_vector, trained_on, args.extra_weight or 1.0)
+            print(f"training on {', '.join(f'{len(split)} images of {split.beton.path}' for split in trained_on)}")
+        if args.freeze:
+            train, val = feature_loaders(trained_on, splits["val"], config, device, args, folder)
+        else:
+            train = make_training_loader(trained_on, config, device, args.seed)
+            val = make_loader(splits["val"], config, device)
+        trainer = Trainer(
+            config,
+            device,
+            folder,
+            train=train,
+            val=val,
+            seed=args.seed,
+            metadata=metadata,
+            loss_vector=loss_vector,
+            log=not args.disable_logging,
+        )
+        try:
+            model = trainer.fit(start, trained=last_linear(start.model) if args.freeze else None)
+        except KeyboardInterrupt:
+            path = trainer.checkpoint_path("last")
+            if path.exists():
+                print(f"\ninterrupted; {path} holds the last whole epoch: go on with the same command and --resume")
+            raise
+
+        predictions = {name: predict(model, loader, device, config.bce) for name, loader in evaluated.items()}
+        if is_main():
+            save_results(folder, predictions, config, args.seed)
+
+
+def save_results(folder, predictions, config, seed):
+    """Save a dict split -> `Predictions`; save and print their accuracies."""
     metrics = {name: found.metrics(config.num_classes) for name, found in predictions.items()}
     save_pt(metrics, folder / "metrics.pt")
     header, rows = metrics_table(metrics, config)
     write_csv(folder / "metrics.csv", header, rows)
     # Last: where the predictions are, the run is whole.
-    save_predictions(folder / "predictions.pt", predictions, args.seed, config.names)
+    save_predictions(folder / "predictions.pt", predictions, seed, config.names)
     print(format_table(header, rows))
     print(f"run: {folder}")
 
@@ -144,16 +160,6 @@ def feature_loaders(trained_on, val, config, device, args, folder):
         f"({time.perf_counter() - began:.1f} s to compute or read them; kept in {cache.folder})"
     )
     return train, FeatureLoader(val, features, found.labels, device, config.batch_size)
-
-
-def run_folder(runs, exp_name, resume):
-    """`runs/exp_name/version_K`: the next free K, or, to resume, the latest."""
-    if not exp_name.strip(" .") or Path(exp_name).is_absolute() or ".." in Path(exp_name).parts:
-        raise UserError(f"--exp-name {exp_name} leaves {runs}; give a plain name, and --runs for another folder")
-    latest = latest_version(runs / exp_name)
-    if resume and latest is None:
-        raise UserError(f"there is no run in {runs / exp_name} to resume; train without --resume")
-    return runs / exp_name / f"version_{latest if resume else (-1 if latest is None else latest) + 1}"
 
 
 def metrics_table(metrics, config):

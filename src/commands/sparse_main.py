@@ -19,6 +19,7 @@ from ..checkpoints import Checkpoint, save_checkpoint
 from ..config_parsing import load_dataset_config
 from ..deep_features import accuracy, cached_features
 from ..devices import resolve_device
+from ..environment import environment
 from ..errors import UserError, entry_point
 from ..figures import save_figure, sparsity_figure
 from ..files import check_writable, save_pt, write_csv
@@ -202,6 +203,7 @@ def run_content(args, task):
     """What reads the path later: the classes, the labels in the order of the features, and the model's own head."""
     return {
         "args": vars(args),
+        "environment": environment(),
         "model": task.name,
         "class_names": list(task.class_names),
         "labels": {split: torch.from_numpy(inputs.labels) for split, inputs in task.inputs.items()},

@@ -6,6 +6,8 @@
 
 leaves results/cifar_svm.pt, cifar_svm_model.pt (the directions) and cifar_svm_{train,val,test}.csv (one row an image).
 With an SVM config of CLIP embeddings, --captions also names the failures: cifar_svm_captions.csv.
+
+torchrun --nproc-per-node=4 train_svms.py ... shares out the pass of the model and the embedding over the images.
 """
 
 import argparse
@@ -18,9 +20,12 @@ from ..captions import get_caption_set
 from ..checkpoints import load_checkpoint
 from ..config_parsing import load_dataset_config, load_svm_config, split_overrides
 from ..devices import resolve_device
+from ..distributed import is_main, own_device, process_group
 from ..embeddings import EmbeddingCache, cache_folder, make_embedding
+from ..environment import environment
 from ..errors import UserError, entry_point
 from ..files import check_writable, write_csv
+from ..jobs import JobsBackend
 from ..label_noise import looks_like
 from ..loaders import make_loader
 from ..metrics import best_f1_threshold
@@ -52,15 +57,19 @@ def parse_arguments(argv=None):
     parser.add_argument("--mlp-size", type=int, help="hidden_layer_size of an MLP")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--jobs", type=int, default=-1, help="processes for the SVMs; -1 for one a core")
+    parser.add_argument("--jobs-backend", default="local", metavar="WHERE",
+                        help="local, or a cluster: dask://HOST:PORT, ray://HOST:PORT, dask or ray")  # fmt: skip
     parser.add_argument("--override", action="append", default=[], metavar="KEY=VALUE",
                         help="change either config, such as svm_args.cv=5; may be given several times")  # fmt: skip
     return parser.parse_args(argv)
 
 
 @entry_point
+@process_group()
 def main(argv=None):
     args = parse_arguments(argv)
-    device = resolve_device(args.device)
+    device = own_device(resolve_device(args.device))
+    jobs_backend = JobsBackend.parse(args.jobs_backend)
     overrides, svm_overrides = split_overrides(args.override)
     if args.mlp_size is not None:
         svm_overrides.append(f"svm_args.hidden_layer_size={args.mlp_size}")
@@ -83,6 +92,8 @@ def main(argv=None):
 
     cache = args.cache or cache_folder(args.model_path, files.result.parent)
     predictions, latents = evaluate(splits, checkpoint.model, embedding, config, device, cache)
+    if not is_main():
+        return  # rank 0 fits the SVMs, in processes of its own on every core
     if condition is not None:
         val = predictions["val"]
         threshold = best_f1_threshold(val.confs[:, condition], val.labels[:, condition] == 1)
@@ -100,12 +111,13 @@ def main(argv=None):
         jobs=args.jobs,
     )
     fitter.set_preprocess(latents["train"] if svm_config.whiten else None)
-    fitter.fit(
-        preds=predictions["val"].preds,
-        ys=predictions["val"].labels,
-        latents=latents["val"],
-        num_classes=len(class_names),
-    )
+    with jobs_backend.connected():
+        fitter.fit(
+            preds=predictions["val"].preds,
+            ys=predictions["val"].labels,
+            latents=latents["val"],
+            num_classes=len(class_names),
+        )
 
     entries = {}
     for name, found in predictions.items():
@@ -145,6 +157,7 @@ def main(argv=None):
         "dataset_config": config.model_dump(),
         "svm_config": svm_config.model_dump(),
         "train_labels_digest": splits["train"].beton.labels_digest,
+        "environment": environment(),
     }
     if extra is not None:
         made_from["extra_indices"] = torch.from_numpy(extra.indices)

@@ -18,8 +18,9 @@ from tqdm import tqdm
 from wordcloud import WordCloud
 
 from ..deep_features import feature_batches
+from ..errors import UserError
 from ..figures import RIGHT, WRONG
-from ..files import load_pt, save_pt
+from ..files import FLOATS, is_plain, is_plain_tensor, load_pt, save_pt
 
 WORD = re.compile(r"\w+(?:['\N{RIGHT SINGLE QUOTATION MARK}]\w+)*")
 KERNEL_WIDTH = 0.25
@@ -146,7 +147,11 @@ def cached_influence(sentences, features_of, folder, model, samples=200, seed=0)
             words, influence = word_influence(sentence, features_of, samples, [seed, int(key[:8], 16)])
             save_pt({"words": words, "influence": torch.from_numpy(influence)}, path)
         content = load_pt(path, "file of word influences", "delete it")
-        yield content["words"], content["influence"].numpy()
+        words, influence = (content.get(key) if isinstance(content, dict) else None for key in ("words", "influence"))
+        whole = isinstance(words, list) and is_plain(words) and is_plain_tensor(influence, 2, FLOATS)
+        if not whole or len(words) != len(influence):
+            raise UserError(f"file of word influences {path} is damaged; delete it")
+        yield words, influence.numpy()
 
 
 def features_function(classifier, device, batch_size=64):

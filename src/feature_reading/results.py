@@ -7,7 +7,7 @@ import numpy as np
 from scipy.special import softmax
 
 from ..errors import UserError
-from ..files import load_pt
+from ..files import FLOATS, INTEGERS, is_plain, is_plain_tensor, load_pt
 from ..sparse import FeatureChunks, SparsePath, select_sparse_model
 
 _AGAIN = "run sparse_main.py again"
@@ -62,22 +62,16 @@ class SparseResult:
         """Raises `UserError` where the folder is not a result, or is damaged."""
         folder = Path(folder)
         run = load_pt(folder / "run.pt", "sparse result", _AGAIN)
-        try:
-            dense = run["dense"]
-            result = cls(
-                folder,
-                run["args"],
-                run["model"],
-                run["class_names"],
-                {split: labels.numpy() for split, labels in run["labels"].items()},
-                SparsePath.load(folder),
-                dense and (dense["weight"].numpy(), dense["bias"].numpy()),
-            )
-        except (KeyError, TypeError, AttributeError):
-            raise UserError(f"{folder / 'run.pt'} does not describe a sparse result; {_AGAIN}") from None
-        if result.path.weight.shape[1] != len(result.class_names):
+        if not _is_run(run):
+            raise UserError(f"{folder / 'run.pt'} does not describe a sparse result; {_AGAIN}")
+        path, dense = SparsePath.load(folder), run["dense"]
+        if path.weight.shape[1] != len(run["class_names"]) or (
+            dense and dense["weight"].shape != path.weight.shape[1:]
+        ):
             raise UserError(f"the layers in {folder} and its run.pt are of different classes; {_AGAIN}")
-        return result
+        labels = {split: column.numpy() for split, column in run["labels"].items()}
+        own_head = dense and (dense["weight"].numpy(), dense["bias"].numpy())
+        return cls(folder, run["args"], run["model"], run["class_names"], labels, path, own_head)
 
     @property
     def selected(self):
@@ -134,6 +128,36 @@ class SparseResult:
     def predictions(self, split, layer):
         """The classes (N,) that a layer predicts."""
         return np.concatenate([layer.scores(block).argmax(1) for _, block in self.blocks(split)])
+
+
+def _is_run(run):
+    """Whether this is what sparse_main.py saves as run.pt."""
+    if not isinstance(run, dict) or not {"args", "model", "class_names", "labels", "dense"} <= set(run):
+        return False
+    args, names, labels, dense = (run[key] for key in ("args", "class_names", "labels", "dense"))
+    if not (isinstance(args, dict) and is_plain(args) and {"select", "factor", "cache"} <= set(args)):
+        return False
+    if not (isinstance(names, list) and is_plain(names) and all(isinstance(name, str) for name in names)):
+        return False
+    if not (isinstance(labels, dict) and set(labels) <= {"train", "val", "test"}):
+        return False
+    if not all(is_plain_tensor(column, 1, INTEGERS) and len(column) for column in labels.values()):
+        return False
+    if dense is not None and not (isinstance(dense, dict) and {"weight", "bias"} <= set(dense)):
+        return False
+    return (
+        isinstance(run["model"], str)
+        and isinstance(args["select"], str)
+        and isinstance(args["factor"], int | float | None)
+        and isinstance(args["cache"], str | None)
+        and len(names) > 1
+        and len(names) == len(set(names))
+        and all(0 <= int(column.min()) and int(column.max()) < len(names) for column in labels.values())
+        and (
+            dense is None or (is_plain_tensor(dense["weight"], 2, FLOATS) and is_plain_tensor(dense["bias"], 1, FLOATS))
+        )
+        and (dense is None or len(dense["weight"]) == len(dense["bias"]))
+    )
 
 
 def top_positions(columns, count, among=None):

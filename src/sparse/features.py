@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from ..errors import UserError
-from ..files import atomic_path, load_pt, save_pt
+from ..files import FLOATS, atomic_path, create_npy, is_plain_tensor, load_pt, open_npy, save_pt
 
 META_FILE = "features.pt"
 CHUNK_BYTES = 2**27
@@ -87,8 +87,8 @@ class FeatureChunks:
 
         def flush():
             chunk = np.concatenate(rows)
-            with atomic_path(folder / _chunk_name(len(row_counts))) as temporary, open(temporary, "wb") as stream:
-                np.save(stream, chunk)
+            with atomic_path(folder / _chunk_name(len(row_counts))) as temporary:
+                create_npy(temporary, chunk.shape, chunk.dtype)[:] = chunk
             row_counts.append(len(chunk))
             rows.clear()
 
@@ -137,27 +137,40 @@ class FeatureChunks:
         if not (folder / META_FILE).is_file():
             raise UserError(f"{folder} has no complete features (no {META_FILE}); {hint}")
         meta = load_pt(folder / META_FILE, "feature file", hint)
-        try:
-            found, dtype = meta["fingerprint"], np.dtype(meta["dtype"])
-            mean, std = meta["mean"].numpy(), meta["std"].numpy()
-            names, row_counts, dim = [_chunk_name(i) for i in range(len(meta["rows"]))], meta["rows"], meta["dim"]
-        except (KeyError, TypeError, AttributeError):
-            raise UserError(f"{folder / META_FILE} does not describe features; {hint}") from None
+        if not _is_meta(meta):
+            raise UserError(f"{folder / META_FILE} does not describe features; {hint}")
+        found, dtype, dim = meta["fingerprint"], np.dtype(meta["dtype"]), meta["dim"]
         if fingerprint is not None and found != fingerprint:
             raise UserError(
                 f'the features in {folder} are those of "{found}", not of "{fingerprint}"; '
                 f"give another folder or delete this one"
             )
         chunks = []
-        for name, rows in zip(names, row_counts, strict=True):
-            try:
-                chunk = np.load(folder / name, mmap_mode="r", allow_pickle=False)
-            except (OSError, ValueError, EOFError) as error:
-                raise UserError(f"{folder / name} is missing or damaged; {hint}") from error
+        for i, rows in enumerate(meta["rows"]):
+            path = folder / _chunk_name(i)
+            chunk = open_npy(path, "chunk of features", hint)
             if chunk.shape != (rows, dim) or chunk.dtype != dtype:
-                raise UserError(f"{folder / name} is not the chunk that {META_FILE} describes; {hint}")
+                raise UserError(f"{path} is not the chunk that {META_FILE} describes; {hint}")
             chunks.append(chunk)
-        return cls(folder, chunks, mean, std, found)
+        return cls(folder, chunks, meta["mean"].numpy(), meta["std"].numpy(), found)
+
+
+def _is_meta(meta):
+    """Whether this is what `FeatureChunks.write` saves beside the chunks."""
+    if not isinstance(meta, dict) or not {"rows", "dim", "dtype", "mean", "std", "fingerprint"} <= set(meta):
+        return False
+    rows, dim, moments = meta["rows"], meta["dim"], [meta["mean"], meta["std"]]
+    return (
+        isinstance(rows, list)
+        and len(rows) > 0
+        and all(isinstance(count, int) and count > 0 for count in rows)
+        and isinstance(dim, int)
+        and meta["dtype"] in ("float16", "float32")
+        and isinstance(meta["fingerprint"], str)
+        and all(is_plain_tensor(column, 1, FLOATS) and len(column) == dim for column in moments)
+        and all(bool(column.isfinite().all()) for column in moments)
+        and bool((meta["std"] >= 0).all())
+    )
 
 
 def _chunk_name(i):

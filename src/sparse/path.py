@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from ..devices import resolve_device
 from ..errors import UserError
-from ..files import load_pt, save_pt
+from ..files import FLOATS, is_plain, is_plain_tensor, load_pt, save_pt
 from .datafits import Gaussian, Multinomial
 from .penalties import ElasticNet, GroupElasticNet
 from .rows import StandardizedRows, check_features, check_finite, free_memory, statistics
@@ -115,6 +115,8 @@ class SparsePath:
         files = [load_pt(folder / "params0.pth", "sparse layer", hint)]
         try:
             files += [load_pt(folder / f"params{i}.pth", "sparse layer", hint) for i in range(1, files[0]["length"])]
+            if not all(_is_layer(file, files[0]) for file in files):
+                raise TypeError("a value is of another kind")
             return cls(
                 np.array([file["lam"] for file in files]),
                 torch.stack([file["weight"] for file in files]),
@@ -126,8 +128,28 @@ class SparsePath:
                 files[0]["std"].numpy(),
                 files[0]["settings"],
             )
-        except (KeyError, IndexError, TypeError, RuntimeError, AttributeError):
+        except (KeyError, TypeError, AttributeError):
             raise UserError(f"the files in {folder} are not the layers of one path; {hint}") from None
+
+
+def _is_layer(file, first):
+    """Whether what a file holds is a layer of the path that begins with `first`."""
+    weight, bias, metrics = file["weight"], file["bias"], file["metrics"]
+    moments, numbers = [file["mean"], file["std"]], [file["lam"], file["kkt"]]
+    counts = [metrics["nonzeros"], metrics["loss"], *(metrics[f"acc_{part}"] for part in ("tr", "val", "test"))]
+    return (
+        is_plain_tensor(weight, 2, FLOATS)
+        and is_plain_tensor(bias, 1, FLOATS)
+        and (weight.shape, weight.dtype) == (first["weight"].shape, first["weight"].dtype)
+        and (len(bias), bias.dtype) == (len(weight), weight.dtype)
+        and all(is_plain_tensor(column, 1, FLOATS) and len(column) == weight.shape[1] for column in moments)
+        and all(bool(column.isfinite().all()) for column in (weight, bias, *moments))
+        and all(isinstance(number, float) for number in numbers)
+        and all(isinstance(count, int | float | None) for count in counts)
+        and isinstance(file["converged"], bool)
+        and is_plain([metrics, file["settings"]])
+        and file["length"] == first["length"]
+    )
 
 
 def elastic_net_path(
