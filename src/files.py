@@ -126,7 +126,7 @@ _MORE_THAN_DATA = (
 
 # What a file may name. torch lets it name more, among that functions that fill the memory, such as bytearray(10**10).
 _NAMES = re.compile(
-    r"collections OrderedDict|torch (Size|device|\w+Storage|u?int\d+|b?float\d+|bool)"
+    r"collections OrderedDict|torch (Size|device|u?int\d+|b?float\d+|bool)|torch(\.cuda)? \w+Storage"
     r"|torch\._utils _rebuild_(tensor|tensor_v2|parameter)|torch\.nn\.parameter Parameter"
 )
 

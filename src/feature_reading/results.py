@@ -152,7 +152,7 @@ def _is_run(run):
         and isinstance(args["cache"], str | None)
         and len(names) > 1
         and len(names) == len(set(names))
-        and all(0 <= int(column.min()) and int(column.max()) < len(names) for column in labels.values())
+        and all(int(column.min()) >= 0 and int(column.max()) < len(names) for column in labels.values())
         and (
             dense is None or (is_plain_tensor(dense["weight"], 2, FLOATS) and is_plain_tensor(dense["bias"], 1, FLOATS))
         )
