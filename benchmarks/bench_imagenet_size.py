@@ -10,18 +10,21 @@ directions are found is checked on images that they were not fitted on.
     python benchmarks/bench_imagenet_size.py --jobs-backend dask               # SVMs on a cluster of Dask's
 
 Memory is what belongs to the processes, without the page cache: the sum over parent and workers of Pss_Anon and
-Pss_Shmem (Linux), sampled every 20 ms, above the parent's after imports. What workers hold to begin with counts.
+Pss_Shmem (Linux), sampled every 50 ms, above the parent's after imports. What workers hold to begin with counts.
 
 Exits with 1 if the SVMs take 2 minutes or more, or the peak is twice the embeddings' size or more.
 """
 
 import argparse
 import re
+import resource
 import sys
 import tempfile
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -61,29 +64,45 @@ def parse_arguments():
 # ---------------------------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class Used:
+    """What a stage took: seconds, those of all cores together (without the watching), and peak memory, MB."""
+
+    seconds: float
+    core_seconds: float
+    peak: float
+
+
 class Meter:
-    """Seconds and peak memory, MB, of stages: `with meter.stage("SVMs"): ...` adds an entry to `stages`."""
+    """Watches stages: `with meter.stage("SVMs"): ...` adds a `Used` to `stages`."""
 
     def __init__(self):
-        self.stages, self._peak, self._base = {}, 0.0, own_memory()
+        self.stages, self._base = {}, own_memory()
 
     @contextmanager
     def stage(self, name):
-        self._peak, done = own_memory(), threading.Event()
-        watcher = threading.Thread(target=self._watch, args=(done,))
-        watcher.start()
-        start = time.perf_counter()
+        done, watcher = threading.Event(), ThreadPoolExecutor(1)
+        watched = watcher.submit(self._watch, done)
+        start, start_core = time.perf_counter(), core_seconds()
         yield
-        seconds = time.perf_counter() - start
+        seconds, core = time.perf_counter() - start, core_seconds() - start_core
         done.set()
-        watcher.join()
-        self.stages[name] = seconds, self._peak - self._base
+        peak, watching = watched.result()
+        watcher.shutdown()
+        self.stages[name] = Used(seconds, core - watching, peak - self._base)
 
     def _watch(self, done):
-        ended = False
-        while not ended:
-            ended = done.wait(0.02)
-            self._peak = max(self._peak, own_memory())
+        peak = own_memory()
+        while not done.wait(0.05):
+            peak = max(peak, own_memory())
+        return max(peak, own_memory()), time.thread_time()
+
+
+def core_seconds():
+    """Processor time of this process, those of its children that have ended, and those that have not."""
+    ended = sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2])
+    alive = sum(sum(process.cpu_times()[:2]) for process in psutil.Process().children(recursive=True))
+    return time.process_time() + ended + alive
 
 
 def own_memory():
@@ -221,13 +240,16 @@ def main():
     cosines /= np.linalg.norm(fitter.coef / fitter.std, axis=1)
 
     print(f"{args.classes} classes x {args.val} validation images x {args.dimensions} numbers, {args.others} others")
-    rows = [[name, f"{seconds:.1f}", f"{peak:.0f}"] for name, (seconds, peak) in meter.stages.items()]
-    print(format_table(["stage", "seconds", "peak memory, MB"], rows))
+    rows = [
+        [name, f"{used.seconds:.1f}", f"{used.core_seconds:.1f}", f"{used.peak:.0f}"]
+        for name, used in meter.stages.items()
+    ]
+    print(format_table(["stage", "seconds", "core seconds", "peak memory, MB"], rows))
     print(f"written, MB: {', '.join(f'{name} {megabytes:.0f}' for name, megabytes in sorted(written.items()))}")
     print(f"embeddings: {size:.0f} MB; mean CV score {np.nanmean(fitter.cv_scores):.3f}")
     print(f"balanced accuracy on the unlabeled {entries['unlabeled']['balanced_accuracy']:.3f}")
     print(f"mean cosine of the directions to the planted ones {np.nanmean(cosines):.3f}")
-    seconds, peak = meter.stages["SVMs"][0], max(peak for _, peak in meter.stages.values())
+    seconds, peak = meter.stages["SVMs"].seconds, max(used.peak for used in meter.stages.values())
     print(f"SVMs {seconds:.1f} s (below {SVM_SECONDS}); peak {peak:.0f} MB (below {2 * size:.0f})")
     if seconds >= SVM_SECONDS or peak >= 2 * size:
         sys.exit("error: too slow, or too large")

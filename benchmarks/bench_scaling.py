@@ -3,9 +3,10 @@
     python benchmarks/bench_scaling.py                        # all stages, as Markdown (tens of minutes on 2 cores)
     python benchmarks/bench_scaling.py --only SVMs CSV        # the stages whose names hold one of these words
 
-Each size runs in a process of its own. Per stage: the seconds at every size; the exponent, which is the slope of
-log(seconds) over log(size) (1 = proportional, 2 = quadratic); the seconds, bytes on disk and bytes of memory that one
-more unit costs, which are slopes of straight lines, so that what does not grow (compiling, starting) is left out; and
+Each size runs in a process of its own. Per stage: the core seconds at every size (the processor time of all
+threads and processes, which neighbours disturb less than the clock); the exponent, which is the slope of log(seconds)
+over log(size) (1 = proportional, 2 = quadratic); the core seconds, bytes on disk and bytes of memory that one more unit
+costs, which are slopes of straight lines, so that what does not grow (compiling, starting) is left out; and
 the peak memory at the largest size, without the page cache (see bench_imagenet_size.py). At the end come two sizes
 that were NOT run, computed from these slopes: ImageNet's and a billion images.
 
@@ -303,7 +304,7 @@ STAGES = [
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one more unit of a stage: seconds, bytes of memory and bytes on disk; and the exponent of the seconds."""
+    """Of one more unit of a stage: core seconds, bytes of memory and on disk; and the exponent of the seconds."""
 
     seconds: float
     memory: float
@@ -312,7 +313,7 @@ class Cost:
 
 
 def measure(stage, size, repeats):
-    """Seconds (the best of `repeats`), bytes of memory and bytes on disk of a stage at a size."""
+    """Core seconds (the fewest of `repeats` runs), bytes of memory and bytes on disk of a stage at a size."""
     runs = [_in_a_process(stage, size) for _ in range(repeats)]
     return min(run[0] for run in runs), min(run[1] for run in runs), runs[0][2]
 
@@ -338,13 +339,13 @@ def _measure(stage, size, connection):
         with meter.stage("run"):
             kept = run()
         written = [path.stat().st_size for path in Path(folder).glob(stage.output)] if stage.output else []
-        seconds, megabytes = meter.stages["run"]
-        connection.send((seconds, 1e6 * megabytes, sum(written)))
+        used = meter.stages["run"]
+        connection.send((used.core_seconds, 1e6 * used.peak, sum(written)))
         del kept
 
 
 def cost_of(sizes, measured):
-    """`Cost` from (seconds, memory, disk) at every size."""
+    """`Cost` from (core seconds, memory, disk) at every size."""
     seconds, memory, disk = np.transpose(measured)
     slope, slope_memory, slope_disk = (np.polyfit(sizes, numbers, 1)[0] for numbers in (seconds, memory, disk))
     return Cost(slope, slope_memory, slope_disk, np.polyfit(np.log(sizes), np.log(seconds), 1)[0])
@@ -390,8 +391,8 @@ _ON_PAPER = (
 
 
 def on_paper(costs):
-    """Markdown: time and disk of the sizes in `PAPER`, computed from the slopes."""
-    header = [f"{size.name}: {what}" for size in PAPER for what in ("time", "disk")]
+    """Markdown: core time and disk of the sizes in `PAPER`, computed from the slopes."""
+    header = [f"{size.name}: {what}" for size in PAPER for what in ("core time", "disk")]
     lines = ["| computed, not run | " + " | ".join(header) + " |", "| --- |" + " ---: |" * len(header)]
     for name in (name for name in _ON_PAPER if name in costs):
         unit, cost, cells = next(stage.unit for stage in STAGES if stage.name == name), costs[name], []
@@ -409,7 +410,7 @@ def main():
     parser.add_argument("--smallest", type=int, metavar="K", help="only the K smallest sizes of each stage, at least 2")
     args = parser.parse_args()
     costs = {}
-    print("| stage | sizes | seconds | exponent | time | disk | memory | peak memory |")
+    print("| stage | sizes | core seconds | exponent | time | disk | memory | peak memory |")
     print("| --- | --- | --- | ---: | ---: | ---: | ---: | ---: |")
     for stage in STAGES:
         if not any(word in stage.name for word in args.only):

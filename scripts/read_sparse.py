@@ -103,7 +103,9 @@ def recorded_options(result, moved):
     for name, default in defaults.items():
         kind = numbers.get(name, str) | None if default is None else type(default)
         if not isinstance(getattr(options, name), kind):
-            raise UserError(f"{result.folder / 'run.pt'} is damaged: its {name} is another kind of value")
+            raise UserError(
+                f"{result.folder / 'run.pt'} is damaged: its {name} is another kind of value; run sparse_main.py again"
+            )
     sparse_main.check_arguments(options)
     return options
 

@@ -275,7 +275,11 @@ def read_yaml(path, what, hint):
     except Exception as error:  # PyYAML raises many kinds where a tag does not fit its value
         mark = getattr(error, "problem_mark", None)
         where = f" line {mark.line + 1}:" if mark else ""
-        problem = (str(getattr(error, "problem", None) or error) or type(error).__name__).splitlines()[0]
+        problem = "a tag does not fit its value"
+        if isinstance(error, RecursionError):
+            problem = "it is nested too deep"
+        elif isinstance(error, yaml.YAMLError | ValueError):
+            problem = str(getattr(error, "problem", None) or error).partition("\n")[0]
         raise UserError(f"{what} {path} is not valid YAML;{where} {problem[:200]}") from None
     if not isinstance(options, dict):
         state = "is empty" if options is None else "is not a mapping of keys to values"

@@ -7,6 +7,7 @@ import csv
 import os
 import re
 import urllib.error
+import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,6 +22,7 @@ SPLITS = ("train", "val", "test", "unlabeled")
 # Columns that manifests of generate_images.py have beside path and label; they are not read.
 GENERATED = ("class", "prompt", "seed", "similarity", "object", "shift")
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm"}
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # `read_image` refuses these images
 # Whatever a file is called, no other reader of Pillow's is tried: that of EPS would start Ghostscript on it.
 _FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF", "PPM")
 
