@@ -12,7 +12,8 @@ directions are found is checked on images that they were not fitted on.
 Memory is what belongs to the processes, without the page cache: the sum over parent and workers of Pss_Anon and
 Pss_Shmem (Linux), sampled every 50 ms, above the parent's after imports. What workers hold to begin with counts.
 
-Exits with 1 if the SVMs take 2 minutes or more, or the peak is twice the embeddings' size or more.
+Exits with 1 if the SVMs take 2 minutes or more, or the peak is twice the embeddings' size or more (of small embeddings
+it always is: what two workers import takes 200 MB).
 """
 
 import argparse

@@ -6,9 +6,9 @@
 Each size runs in a process of its own. Per stage: the core seconds at every size (the processor time of all
 threads and processes, which neighbours disturb less than the clock); the exponent, which is the slope of log(seconds)
 over log(size) (1 = proportional, 2 = quadratic); the core seconds, bytes on disk and bytes of memory that one more unit
-costs, which are slopes of straight lines, so that what does not grow (compiling, starting) is left out; and
-the peak memory at the largest size, without the page cache (see bench_imagenet_size.py). At the end come two sizes
-that were NOT run, computed from these slopes: ImageNet's and a billion images.
+costs, which are slopes of straight lines, so that what does not grow (compiling, starting) is left out; and the peak
+memory at the largest size, without the page cache (see bench_imagenet_size.py). At the end come two sizes that were NOT
+run, computed from these slopes: ImageNet's and a billion images.
 
 Networks have random weights, which costs the same; a "CLIP" is open_clip's ViT-B/32.
 """

@@ -12,10 +12,14 @@ import pytest
 import torch
 from PIL import Image
 
+from src.betons import open_beton
 from src.checkpoints import load_checkpoint
 from src.commands import ffcv_main, train_svms
+from src.config_parsing import DatasetConfig
 from src.files import load_pt, save_pt
+from src.loaders import make_loader
 from src.scenes import SceneSetting, make_split
+from src.splits import Split
 
 ROOT = Path(__file__).resolve().parents[1]
 LATENT = str(ROOT / "svm_configs" / "normalized_svm_latent_config.yaml")
@@ -63,6 +67,53 @@ for name, command, words, fails in json.loads((folder / "commands.json").read_te
     codes[name] = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 (folder / f"codes.{os.environ['RANK']}.json").write_text(json.dumps(codes))
 """
+
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def loaders(pixels_beton, monkeypatch):
+    """A function that makes the loader of each of some processes, of 45 examples in batches of 12."""
+    split = Split("train", open_beton(pixels_beton), np.arange(0, 90, 2))
+    names = {"arch": "resnet10thin", "arch_type": "cifar_resnet", "train_beton": "a", "test_beton": "b"}
+
+    def make(processes, train, **options):
+        config = DatasetConfig(num_classes=3, imgsz=16, batch_size=12, train_aug="cifar_train_aug", **names, **options)
+        for rank in range(processes):
+            for name, value in (("is_initialized", True), ("get_rank", rank), ("get_world_size", processes)):
+                monkeypatch.setattr(f"torch.distributed.{name}", lambda *_, value=value: value)
+            yield list(make_loader(split, config, CPU, train=train, seed=4))
+
+    return make
+
+
+@pytest.mark.parametrize("processes", [2, 3, 4])
+def test_processes_share_out_every_training_batch(loaders, processes):
+    (one,) = loaders(1, train=True, drop_last=False)
+    images = {int(i): image for batch in one for i, image in zip(batch.index, batch.image, strict=True)}
+    shares = list(loaders(processes, train=True, drop_last=False))
+    for step, parts in enumerate(zip(*shares, strict=True)):
+        assert len({len(part.index) for part in parts}) == 1
+        together = torch.cat([part.index for part in parts]).tolist()
+        assert len(set(together)) == 12 if step < 3 else len(together) >= 9
+        for part in parts:
+            for i, image in zip(part.index, part.image, strict=True):
+                assert torch.equal(image, images[int(i)])
+    seen = torch.cat([batch.index for share in shares for batch in share]).tolist()
+    assert set(seen) == set(images)
+    assert len(seen) < 45 + processes
+    assert [len(share) for share in loaders(processes, train=True, drop_last=True)] == [3] * processes
+
+
+@pytest.mark.parametrize("processes", [2, 3, 6])
+def test_processes_evaluate_the_batches_of_a_single_one(loaders, processes):
+    (one,) = loaders(1, train=False)
+    together = [batch for share in loaders(processes, train=False) for batch in share]
+    assert len(one) == 4
+    for expected, batch in zip(one, together, strict=True):
+        assert torch.equal(batch.index, expected.index)
+        assert torch.equal(batch.image, expected.image)
 
 
 def torchrun(*words, processes=2, **options):

@@ -1,5 +1,6 @@
 """What goes wrong around the commands: full disks, lost mounts, clocks, damaged and hostile files."""
 
+import contextlib
 import errno
 import os
 import pickle
@@ -132,23 +133,24 @@ COMMANDS = ["make_betons", "ffcv_main", "train_svms", "sparse_main", "report", "
             "compare_runs", "make_index_files"]  # fmt: skip
 
 
-@pytest.fixture
-def full_disk():
-    """From its call on, no file can grow beyond some bytes: a disk that is full."""
+@contextlib.contextmanager
+def full_disk(limit):
+    """Inside, no file can grow beyond `limit` bytes: a disk that is full, for what pytest writes as well."""
     unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
-
-    def fill(limit):
-        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, unlimited[1]))
-
-    yield fill
-    resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, unlimited[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_a_full_disk_is_one_sentence_and_leaves_nothing(commands, full_disk, name, tmp_path, capsys):
+def test_a_full_disk_is_one_sentence_and_leaves_nothing(commands, name, tmp_path, capsys):
     main, arguments = commands[name]
-    full_disk(1000)
-    assert "the disk is full" in refusal(capsys, main, *arguments(tmp_path))
+    arguments = arguments(tmp_path)
+    with full_disk(200):
+        sentence = refusal(capsys, main, *arguments)
+    assert "the disk is full" in sentence
     assert [str(path) for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
