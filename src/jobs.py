@@ -22,7 +22,7 @@ from .errors import UserError
 from .svm_path import fit_classes
 
 CONNECT_SECONDS = 5
-WORKER_SECONDS = 60  # a cluster that grows on demand starts its first worker only when there is a task
+WORKER_SECONDS = 300  # a cluster that grows on demand starts a machine only when there is a task
 
 _PACKAGES = {"dask": "distributed", "ray": "ray[client]"}
 _WORK = f"{fit_classes.__module__}:{fit_classes.__name__}"
