@@ -54,7 +54,7 @@ def result(scenes_folder, trained_run):
     train_svms.main([
         "-c", str(scenes_folder / "config.yaml"), "-s", LATENT, "--root", str(scenes_folder), "--out-file", str(out),
         "--model-path", str(trained_run / "checkpoints" / "checkpoint_last.pt"), "--unlabeled", "--spurious",
-        "--jobs", "1",
+        "--jobs", "1", "--cache", str(scenes_folder / "results" / "cache"),
     ])  # fmt: skip
     return out
 
@@ -76,9 +76,9 @@ def test_every_split_of_a_result_has_what_the_format_says(result):
         assert metrics["balanced_accuracy"] == pytest.approx(expected)
 
 
-def test_the_exported_directions_give_the_decision_values_again(result, trained_run):
+def test_the_exported_directions_give_the_decision_values_again(result):
     content, fitter = load(f"{result}.pt"), SVMFitter.load(f"{result}_model.pt")
-    latents = np.load(next((trained_run / "embeddings").glob("test_*.npy")))
+    latents = np.load(next((result.parent / "cache").rglob("test_*.npy")))
     metrics = content["test_metrics"]
     _, values = fitter.predict(ys=metrics["classes"], latents=latents)
     np.testing.assert_allclose(values, metrics["decision_values"], atol=1e-9)
