@@ -108,6 +108,7 @@ def test_a_second_run_reads_the_embeddings_and_agrees(result, scenes_folder, tra
         "-c", str(scenes_folder / "config.yaml"), "-s", LATENT, "--root", str(scenes_folder),
         "--model-path", str(trained_run / "checkpoints" / "checkpoint_last.pt"),
         "--out-file", str(tmp_path / "again.pt"), "--override", "svm_args.cv=3", "--jobs", "1",
+        "--cache", str(result.parent / "cache"),
     ])  # fmt: skip
     again, first = load(tmp_path / "again.pt"), load(f"{result}.pt")
     assert torch.equal(again["test_metrics"]["preds"], first["test_metrics"]["preds"])
