@@ -268,7 +268,10 @@ def start(command, words, log):
 def undisturbed(command, words, log):
     """Run a command to its end; returns the seconds it took. Raises `RuntimeError` where it fails."""
     began = time.perf_counter()
-    _, status = os.waitpid(start(command, words, log), 0)
+    process = start(command, words, log)
+    _, status = os.waitpid(process, 0)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process, signal.SIGKILL)  # joblib's workers, which wait for more
     if status:
         last = Path(log).read_text(errors="replace").splitlines()[-1:]
         raise RuntimeError(f"{command.__module__} ended with status {os.waitstatus_to_exitcode(status)}: {last}")
