@@ -80,7 +80,7 @@ _DISTANCES = {
     "crescent": _crescent,
 }
 
-_PALETTE = {
+PALETTE = {
     "red": (205, 30, 35),
     "green": (35, 150, 55),
     "blue": (30, 70, 205),
@@ -145,7 +145,7 @@ _TEXTURES = {
 }
 
 SHAPES = tuple(_DISTANCES)
-COLOURS = tuple(_PALETTE)
+COLOURS = tuple(PALETTE)
 BACKGROUNDS = tuple(_TEXTURES)
 
 
@@ -212,7 +212,7 @@ def draw(size, shape, colour, background, rng, *, radius=_RADIUS, turn=2 * math.
     )
     distance = _DISTANCES[shape](u, v) * (radius * size / 2)  # in pixels
     cover = np.clip(0.5 - distance, 0, 1)[..., None]
-    ink = np.float32(_PALETTE[colour]) + between(-15, 15) + 8 * tint[0]
+    ink = np.float32(PALETTE[colour]) + between(-15, 15) + 8 * tint[0]
 
     cells = between(1.7, 2.6)  # in half a side
     u, v = _turn(cells * x + between(0, 8), cells * y + between(0, 8), between(-0.3, 0.3))

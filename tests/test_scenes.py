@@ -112,7 +112,7 @@ def nearest(colour, palette):
 
 def test_the_palette_is_what_the_web_calls_these_colours():
     web_colours = {name: ImageColor.getrgb(name) for name in COLOURS}
-    assert all(nearest(colour, web_colours) == name for name, colour in scenes._PALETTE.items())
+    assert all(nearest(colour, web_colours) == name for name, colour in scenes.PALETTE.items())
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -126,7 +126,7 @@ def test_the_median_colour_inside_the_shape_is_the_one_in_the_caption(shape):
             )
             inside = np.abs(image - other).sum(-1) > 100
             median = np.median(image[inside], axis=0)
-            assert nearest(median, scenes._PALETTE) == colour
+            assert nearest(median, scenes.PALETTE) == colour
 
 
 def test_every_shape_and_background_can_be_told_from_every_other():

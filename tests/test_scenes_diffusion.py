@@ -7,7 +7,7 @@ from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file
 
 from scripts import train_scenes_diffusion
-from scripts.train_scenes_diffusion import FOLDER, combinations, draw_batch, judge, paint, through
+from scripts.train_scenes_diffusion import FOLDER, combinations, draw_batch, judge, noisy, paint, through
 
 SMALL = ["--vae-steps", "2", "--steps", "2", "--batch-size", "4", "--judged", "8", "--threads", "1"]
 
@@ -39,19 +39,17 @@ def test_combinations_are_held_out():
 
 def test_its_autoencoder_keeps_what_is_drawn(held_out):
     vae = StableDiffusionPipeline.from_pretrained(FOLDER, dtype=torch.float32, local_files_only=True).vae
-    shares = judge(held_out, through(vae, draw_batch(held_out, np.random.default_rng(0))))
-    assert min(shares.values()) >= 0.85
+    shares = judge(held_out, noisy(through(vae, draw_batch(held_out, np.random.default_rng(0)))))
+    assert min(shares.values()) >= 0.95
 
 
 def test_it_paints_held_out_captions(held_out, paintings):
-    shares = judge(held_out, paintings)
-    assert shares["colour"] >= 0.9
-    assert shares["background"] >= 0.75
-    assert shares["shape"] >= 0.75
+    shares = judge(held_out, noisy(paintings))
+    assert min(shares.values()) >= 0.85
 
 
 def test_the_judge_finds_paintings_of_other_captions_wrong(held_out, paintings):
-    shares = judge(np.roll(held_out, 1, axis=0), paintings)
+    shares = judge(np.roll(held_out, 1, axis=0), noisy(paintings))
     assert max(shares.values()) <= 0.4
 
 
