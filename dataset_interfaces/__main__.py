@@ -16,13 +16,13 @@ from tabulate import tabulate
 
 from .benchmark import benchmark, by_shift, timm_classifier, write_results
 from .diffusion_models import DEFAULT_MODEL
-from .encoders import create_token_dictionary, load_class_tokens
+from .encoders import check_encoder_root, create_token_dictionary, load_class_tokens
 from .errors import UserError, entry_point
-from .files import image_files, load_tensors, read_image, save_image, save_token, write_file
+from .files import check_writable, image_files, read_image, save_image, save_token, write_file
 from .generation import generate
-from .inference_utils import CLIP_MODEL, CLIP_WEIGHTS, QUANTILE, calibrate_thresholds, clip_similarity
+from .inference_utils import CLIP_MODEL, CLIP_WEIGHTS, QUANTILE, calibrate_thresholds, clip_similarity, load_clip
 from .shifts import SHIFTS_FILE, load_shifts
-from .textual_inversion import TEMPLATES, run_textual_inversion
+from .textual_inversion import run_textual_inversion
 from .tokens import class_token
 
 
@@ -49,17 +49,17 @@ def _add_model(command):
     command.add_argument(
         "--model",
         default=DEFAULT_MODEL,
-        help="a diffusers folder, a .safetensors or .ckpt file, or OWNER/NAME on the hub",
+        help=f"a diffusers folder, a .safetensors or .ckpt file, or OWNER/NAME on the hub (default: {DEFAULT_MODEL})",
     )
 
 
 def _add_sampling(command):
     _add_model(command)
     command.add_argument("--encoder-root", required=True, help="folder that learn made, with the same --model")
-    command.add_argument("--seed", type=int, default=0)
-    command.add_argument("--batch-size", type=int, default=4)
-    command.add_argument("--steps", type=int, default=50)
-    command.add_argument("--guidance", type=float, default=7.5)
+    command.add_argument("--seed", type=int, default=0, help="image i has seed + i (default: 0)")
+    command.add_argument("--batch-size", type=int, default=4, help="images made at once (default: 4)")
+    command.add_argument("--steps", type=int, default=50, help="of Euler's method (default: 50)")
+    command.add_argument("--guidance", type=float, default=7.5, help="how closely to follow prompts (default: 7.5)")
 
 
 def _sampling(args):
@@ -94,25 +94,32 @@ def _add_learn(commands):
         "--images", required=True, help="folder with a folder of images for each class: IMAGES/CLASS/*"
     )
     command.add_argument("--classes", nargs="+", help="some of the folders, in this order (default: all, by name)")
-    command.add_argument("--encoder-root", required=True, help="folder to write; its tokens are in ENCODER_ROOT_tokens")
-    command.add_argument("--steps", type=int, default=3000)
-    command.add_argument("--learning-rate", type=float, default=5e-4)
-    command.add_argument("--batch-size", type=int, default=1)
-    command.add_argument("--accumulate", type=int, default=1, help="batches a step")
+    command.add_argument(
+        "--encoder-root",
+        required=True,
+        help="folder to write; its tokens are in ENCODER_ROOT_tokens, from which a call that was cut off goes on",
+    )
+    command.add_argument("--steps", type=int, default=3000, help="of AdamW, for each class (default: 3000)")
+    command.add_argument("--learning-rate", type=float, default=5e-4, help="default: 5e-4")
+    command.add_argument("--batch-size", type=int, default=1, help="images (default: 1)")
+    command.add_argument("--accumulate", type=int, default=1, help="batches a step (default: 1)")
     command.add_argument(
         "--templates", help="text file, a prompt a line with {} for the token (default: 27 of our own)"
     )
-    command.add_argument("--seed", type=int, default=0)
+    command.add_argument("--seed", type=int, default=0, help="default: 0")
 
 
 def _learn(args):
     folder = Path(args.images)
     if not folder.is_dir():
         raise UserError(f"the image folder {folder} does not exist; check the path")
-    names = args.classes or sorted(path.name for path in folder.iterdir() if path.is_dir())
+    names = args.classes or sorted(path.name for path in folder.glob("[!.]*") if path.is_dir())
     if not names:
         raise UserError(f"{folder} has no folders of images, one for each class; check the path")
+    if len(set(names)) < len(names):
+        raise UserError("--classes names a class twice; name each once")
     templates = _templates(args.templates)
+    check_encoder_root(args.encoder_root)
     learned = Path(f"{args.encoder_root.rstrip('/')}_tokens")
     tokens = [class_token(name, index) for index, name in enumerate(names)]
     class_names = [name.replace("_", " ") for name in names]
@@ -120,36 +127,35 @@ def _learn(args):
         image_files(folder / name)
     embeds = []
     for name, token, class_name in zip(names, tokens, class_names, strict=True):
-        file = learned / f"{token[1:-1]}.safetensors"
-        if not file.exists():
-            checkpoint = learned / f"{token[1:-1]}.checkpoint.pt"
-            embedding = run_textual_inversion(
-                folder / name,
-                token,
-                class_name,
-                args.model,
-                args.steps,
-                args.learning_rate,
-                batch_size=args.batch_size,
-                gradient_accumulation_steps=args.accumulate,
-                templates=templates,
-                seed=args.seed,
-                device=args.device,
-                checkpoint=checkpoint,
-            )
-            save_token(token, embedding, file)
-            checkpoint.unlink()
-        embeds.append(load_tensors(file, "the token file")[token][0])
+        embedding = run_textual_inversion(
+            folder / name,
+            token,
+            class_name,
+            args.model,
+            args.steps,
+            args.learning_rate,
+            batch_size=args.batch_size,
+            gradient_accumulation_steps=args.accumulate,
+            templates=templates,
+            seed=args.seed,
+            device=args.device,
+            checkpoint=learned / f"{token[1:-1]}.checkpoint.pt",
+        )
+        save_token(token, embedding, learned / f"{token[1:-1]}.safetensors")
+        embeds.append(embedding)
     create_token_dictionary(embeds, tokens, class_names, args.encoder_root, args.model)
     print(f"{args.encoder_root} knows {' '.join(tokens)}")
 
 
 def _templates(path):
     if path is None:
-        return TEMPLATES
+        return None
     if not Path(path).is_file():
         raise UserError(f"the file of templates {path} does not exist; check the path")
-    return tuple(line for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip())
+    try:
+        return [line for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()]
+    except UnicodeDecodeError as error:
+        raise UserError(f"the file of templates {path} is not text in UTF-8; name another") from error
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -164,14 +170,14 @@ def _add_generate(commands):
     command.add_argument(
         "--prompt", required=True, help='with <TOKEN> for the class: "a photo of a <TOKEN> in the snow"'
     )
-    command.add_argument("--num-samples", type=int, default=10)
+    command.add_argument("--num-samples", type=int, default=10, help="images (default: 10)")
     command.add_argument("--no-token", action="store_true", help="say the class's name instead of its token")
     command.add_argument("--out", required=True, help="folder for the images, SEED.png each")
 
 
 def _generate(args):
     c = _class_number(args.encoder_root, args.class_name)
-    Path(args.out).mkdir(parents=True, exist_ok=True)
+    check_writable(Path(args.out) / "0.png")
     images = generate(
         args.encoder_root, c, args.prompt, args.num_samples, args.seed, not args.no_token, **_sampling(args)
     )
@@ -182,11 +188,17 @@ def _generate(args):
 
 def _class_number(encoder_root, name):
     names = load_class_tokens(encoder_root).class_names
+    if names.count(name) > 1:
+        numbers = ", ".join(str(c) for c, other in enumerate(names) if other == name)
+        raise UserError(f"{encoder_root} has the name {name} for the classes {numbers}; give a number")
     if name in names:
         return names.index(name)
-    if name.isdigit():
+    if name.isdecimal() and int(name) < len(names):
         return int(name)
-    raise UserError(f'{encoder_root} has no class "{name}"; choose one of {", ".join(names[:20])}')
+    raise UserError(
+        f'{encoder_root} has no class "{name}"; give a number from 0 to {len(names) - 1} or one of '
+        f"{', '.join(names[:20])}"
+    )
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -205,18 +217,18 @@ def _add_score(commands):
 
 
 def _score(args):
+    if args.out:
+        check_writable(args.out)
     files = image_files(args.images)
     images = [read_image(file) for file in files]
-    columns = {"image": [file.name for file in files], "object": clip_similarity(images, args.object, **_clip(args))}
-    if args.shift:
-        columns["shift"] = clip_similarity(images, args.shift, **_clip(args))
     if args.real:
         real = [read_image(file) for file in image_files(args.real)]
         thresholds = calibrate_thresholds(real, args.object, args.shift, args.quantile, **_clip(args))
-        columns["kept"] = columns["object"] >= thresholds.object
-        if args.shift:
-            columns["kept"] &= columns["shift"] >= thresholds.shift
-        columns["kept"] = columns["kept"].astype(int)
+    texts = {"object": args.object, "shift": args.shift} if args.shift else {"object": args.object}
+    scores = clip_similarity(images, list(texts.values()), **_clip(args)).T
+    columns = {"image": [file.name for file in files], **dict(zip(texts, scores, strict=True))}
+    if args.real:
+        columns["kept"] = thresholds.reached(*scores).astype(int)
     rows = [
         [f"{value:.4f}" if isinstance(value, np.floating) else value for value in row]
         for row in zip(*columns.values(), strict=True)
@@ -225,6 +237,7 @@ def _score(args):
         text = io.StringIO()
         csv.writer(text).writerows([list(columns), *rows])
         write_file(args.out, text.getvalue().encode())
+        print(f"similarities of {len(files)} images: {args.out}")
     else:
         print(tabulate(rows, list(columns), disable_numparse=True))
     if args.real:
@@ -258,20 +271,28 @@ def _add_benchmark(commands):
 
 def _benchmark(args):
     names = load_class_tokens(args.encoder_root).class_names
-    numbers = [_class_number(args.encoder_root, name) for name in args.classes or map(str, range(len(names)))]
-    outside = [number for number in numbers if number >= len(names)]
-    if outside:
-        raise UserError(f"class {outside[0]} is out of range: {args.encoder_root} has classes 0 to {len(names) - 1}")
+    numbers = list(range(len(names)))
+    if args.classes:
+        numbers = [_class_number(args.encoder_root, name) for name in args.classes]
+    if len(set(numbers)) < len(numbers):
+        raise UserError("--classes names a class twice; name each once")
     labels = args.labels or numbers
     if len(labels) != len(numbers):
         raise UserError(f"there are {len(numbers)} classes and {len(labels)} labels; give one label for each class")
     shifts = load_shifts(args.shifts)
+    check_writable(Path(args.out) / "accuracy.csv")
     real = None
     if args.real:
         real = {c: [read_image(f) for f in image_files(_real_folder(args.real, names[c]))] for c in numbers}
+        load_clip(**_clip(args))
     classify = timm_classifier(args.classifier, args.weights, args.device)
+    wrong = [label for label in labels if not 0 <= label < classify.num_classes]
+    if wrong:
+        raise UserError(
+            f"{args.classifier} has the labels 0 to {classify.num_classes - 1}, not {wrong[0]}; give --labels, its "
+            "number for each class"
+        )
     classes = {c: (names[c], label) for c, label in zip(numbers, labels, strict=True)}
-    Path(args.out).mkdir(parents=True, exist_ok=True)
     results = benchmark(
         args.encoder_root, classify, classes, shifts, args.out, args.per_class, args.seed, real, args.quantile,
         _clip(args), **_sampling(args),

@@ -1,8 +1,10 @@
 """How accurate a classifier is under each shift, on generated images of the classes (Vendrow et al., 2023)."""
 
 import csv
+import functools
 import hashlib
 import io
+import itertools
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +16,12 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from . import hub
-from .diffusion_models import resolve_device
+from .diffusion_models import DEFAULT_MODEL, resolve_device
+from .encoders import load_class_tokens
 from .errors import UserError
 from .files import load_tensors, read_image, save_image, write_file
-from .generation import generate
-from .inference_utils import QUANTILE, calibrate_thresholds, filter_images
+from .generation import PLACEHOLDER, check_request, generate, load_pipeline
+from .inference_utils import QUANTILE, calibrate_thresholds, check_quantile, filter_images
 from .shifts import BASE
 
 _IMAGES_AT_ONCE = 64
@@ -68,17 +71,37 @@ def benchmark(
     Raises:
         UserError: as `generate`, or `out` has images that were made in another way.
     """
+    if per_class < 1:
+        raise UserError(f"per_class is {per_class}; give 1 or more")
+    check_quantile(quantile)
     results = []
     clip = clip or {}
     with open(Path(encoder_root) / "text_encoder" / "model.safetensors", "rb") as stream:
         made_by = {"encoder": hashlib.file_digest(stream, "sha256").hexdigest()}
     made_by |= {name: value for name, value in options.items() if name not in ("batch_size", "device")}
     made_by |= {f"prompt of {shift.name}": shift.prompt for shift in shifts}
-    _check_made_alike(Path(out) / "images" / "made_by.json", made_by)
+    made_by = _made_alike(Path(out) / "images" / "made_by.json", made_by)
     jobs = [(shift, c) for shift in shifts for c in classes]
+
+    @functools.cache
+    def check_prompts():
+        """All of them, before the first image is made."""
+        tokens = dict(enumerate(load_class_tokens(encoder_root).tokens))
+        pipeline = load_pipeline(options.get("model_name", DEFAULT_MODEL), encoder_root, options.get("device", "auto"))
+        texts = [shift.prompt.replace(PLACEHOLDER, tokens.get(c, "")) for shift, c in jobs]
+        check_request(pipeline, texts, options.get("num_inference_steps", 50))
+
     for shift, c in tqdm(jobs, desc="benchmark", unit="cell", disable=None):
         name, label = classes[c]
-        images = _images(Path(out) / "images" / shift.slug / f"{c}", encoder_root, c, shift, per_class, seed, options)
+        files = [Path(out) / "images" / shift.slug / f"{c}" / f"{seed + i}.png" for i in range(per_class)]
+        present = sum(1 for _ in itertools.takewhile(Path.exists, files))
+        if present < per_class:
+            check_prompts()
+            made = generate(encoder_root, c, shift.prompt, per_class - present, seed + present, **options)
+            write_file(Path(out) / "images" / "made_by.json", json.dumps(made_by, indent=1).encode())
+            for file, image in zip(files[present:], made, strict=True):
+                save_image(image, file)
+        images = [read_image(file) for file in files]
         kept = np.ones(len(images), bool)
         if real_images is not None:
             texts = f"a photo of a {name}", shift.caption
@@ -90,26 +113,18 @@ def benchmark(
     return results
 
 
-def _check_made_alike(path, made_by):
-    """Keep how the images of a folder were made; raise `UserError` where earlier ones were made in another way."""
-    before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+def _made_alike(path, made_by):
+    """`made_by` with what the file knows beyond; raises `UserError` where earlier images were made in another way."""
+    if not path.exists():
+        return made_by
+    try:
+        before = dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise UserError(f"{path} is damaged; remove {path.parent}, whose images are then made again") from error
     differing = [name for name, value in made_by.items() if before.get(name, value) != value]
     if differing:
         raise UserError(f"{path.parent} has images made with another {' and '.join(differing)}; name another folder")
-    write_file(path, json.dumps(before | made_by, indent=1).encode())
-
-
-def _images(folder, encoder_root, c, shift, count, seed, options):
-    """The images of one class under one shift, from the folder as far as they are there."""
-    files = [folder / f"{seed + i}.png" for i in range(count)]
-    present = 0
-    while present < count and files[present].exists():
-        present += 1
-    if present < count:
-        made = generate(encoder_root, c, shift.prompt, count - present, seed + present, **options)
-        for file, image in zip(files[present:], made, strict=True):
-            save_image(image, file)
-    return [read_image(file) for file in files]
+    return before | made_by
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -142,10 +157,10 @@ def timm_classifier(name, weights=None, device="auto"):
             head = state.get(f"{model.default_cfg['classifier']}.weight")
             model = timm.create_model(name, num_classes=model.num_classes if head is None else len(head))
             model.load_state_dict(state)
+    except UserError:
+        raise
     except Exception as error:  # whatever timm, the hub's client and torch make of it
-        source, reason = (
-            (weights, hub.first_line(error)) if weights else ("timm's pretrained weights", hub.reason(error))
-        )
+        source, reason = (weights, hub.one_line(error)) if weights else ("timm's pretrained weights", hub.reason(error))
         raise UserError(
             f"the classifier {name} cannot be loaded from {source} ({reason}); give a file of weights that fits"
         ) from error
@@ -162,6 +177,7 @@ def timm_classifier(name, weights=None, device="auto"):
             ]
         )
 
+    classify.num_classes = model.num_classes
     return classify
 
 
@@ -207,12 +223,14 @@ def chart(table):
     figure = Figure(figsize=(6, 0.6 + 0.28 * max(len(names), 2)))
     axes = figure.add_subplot()
     values = [table[name][2] for name in names]
+    on_white = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}
     axes.barh(names, np.nan_to_num(values), color="#4878a8")
     for place, (name, value) in enumerate(zip(names, values, strict=True)):
         kept, made, _ = table[name]
-        label = f"{value:.2f}" if kept == made else f"{value:.2f} of {kept} images" if kept else "no image kept"
-        axes.text(np.nan_to_num(value) + 0.01, place, label, va="center", fontsize=8)
-    if BASE in table:
+        label = f"{value:.2f} ({kept} of {made} images)" if kept else "no image kept"
+        label = f"{value:.2f}" if kept == made else label
+        axes.text(np.nan_to_num(value) + 0.01, place, label, va="center", fontsize=8, bbox=on_white)
+    if BASE in table and table[BASE][0]:
         axes.axvline(table[BASE][2], color="black", linewidth=1, linestyle="--")
         axes.set_title(f"dashed: no shift, {table[BASE][2]:.2f}", fontsize=9, loc="right")
     axes.set_xlim(0, 1.12)

@@ -23,11 +23,11 @@ from .files import load_tensors
 
 DEFAULT_MODEL = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 SINGLE_FILES = (".safetensors", ".ckpt")
-_LOADING_ERRORS = (
+LOADING_ERRORS = (  # what damaged files make transformers and diffusers raise
     OSError,
     ValueError,
     RuntimeError,
-    KeyError,
+    LookupError,
     TypeError,
     AttributeError,
     safetensors.SafetensorError,
@@ -39,6 +39,7 @@ _PARTS = {  # what a folder holds, and what is fetched of it
     "unet": ["config.json", "diffusion_pytorch_model.safetensors"],
     "scheduler": ["scheduler_config.json"],
 }
+_VOCABULARIES = ("tokenizer.json", "vocab.json")
 _SD1_CONFIG = Path(__file__).resolve().parent / "sd1_config"
 # sd-v1-4.ckpt names this class of the library that trained it, and holds nothing of it that is needed.
 _STAND_INS = [(type("Unused", (), {}), "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint")]
@@ -102,10 +103,8 @@ def load_model(name=DEFAULT_MODEL):
     try:
         with hub.quiet():
             model = DiffusionModel(str(name), *read(folder))
-    except _LOADING_ERRORS as error:
-        raise UserError(
-            f"the diffusion model {name} cannot be loaded: {hub.first_line(error)}; get it again"
-        ) from error
+    except LOADING_ERRORS as error:
+        raise UserError(f"the diffusion model {name} cannot be loaded: {hub.one_line(error)}; get it again") from error
     width, expected = model.text_encoder.config.hidden_size, model.unet.config.cross_attention_dim
     if width != expected:
         raise UserError(
@@ -132,6 +131,9 @@ def fingerprint(text_encoder):
 
 def _from_folder(folder):
     missing = [part for part in _PARTS if not (folder / part).is_dir()]
+    # transformers would make a tokenizer without words of a folder without these.
+    if "tokenizer" not in missing and not any((folder / "tokenizer" / name).is_file() for name in _VOCABULARIES):
+        missing.append(" or ".join(f"tokenizer/{name}" for name in _VOCABULARIES))
     if missing:
         raise UserError(
             f"the folder {folder} is not a Stable Diffusion folder: {' and '.join(missing)} missing; give the folder "

@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from .diffusion_models import DEFAULT_MODEL, fingerprint, load_model
+from .diffusion_models import DEFAULT_MODEL, LOADING_ERRORS, fingerprint, load_model
 from .errors import UserError
-from .files import check_space, load_tensors, new_folder
+from .files import check_space, check_writable, load_tensors, new_folder
 from .hub import quiet
 from .tokens import check_token
 
@@ -36,13 +36,14 @@ def create_token_dictionary(embeds, tokens, class_names, encoder_root, model_nam
         embeds: (C, d) float array or tensor, or C of (d,), as `run_textual_inversion` gives them.
         tokens: C strings, such as "<american-robin-15>".
         class_names: C strings.
-        encoder_root: folder to write or replace; class `c` of `generate` is entry `c` of the lists.
+        encoder_root: folder to write, or an encoder root to replace; class `c` of `generate` is entry `c` of the lists.
         model_name: the diffusion model that the embeddings were learned on.
 
     Raises:
         UserError: lists of different lengths, a malformed token, one that is there already or belongs to two classes,
-            embeddings of another width or not finite, or too little space on the disk.
+            embeddings of another width or not finite, a folder that holds other files, or too little space on the disk.
     """
+    check_encoder_root(encoder_root)
     tokens, class_names = list(tokens), list(class_names)
     if not tokens or not len(embeds) == len(tokens) == len(class_names):
         raise UserError(
@@ -55,7 +56,7 @@ def create_token_dictionary(embeds, tokens, class_names, encoder_root, model_nam
     if twice:
         names = [name for name, token in zip(class_names, tokens, strict=True) if token == twice[0]]
         raise UserError(f"the classes {' and '.join(names)} have one token, {twice[0]}; give each its own")
-    embeds = torch.stack([torch.as_tensor(row, dtype=torch.float32).cpu() for row in embeds])
+    embeds = [torch.as_tensor(row, dtype=torch.float32).cpu() for row in embeds]
     for name, row in zip(class_names, embeds, strict=True):
         if not row.isfinite().all():
             raise UserError(f"the embedding of {name} is not finite; learn it again")
@@ -63,11 +64,12 @@ def create_token_dictionary(embeds, tokens, class_names, encoder_root, model_nam
     model = load_model(model_name)
     tokenizer, text_encoder = model.tokenizer, model.text_encoder
     width = text_encoder.config.hidden_size
-    if embeds.ndim != 2 or embeds.shape[1] != width:
-        raise UserError(
-            f"the embeddings have the shape {tuple(embeds.shape)} and the text encoder of {model_name} is {width:,} "
-            "wide; give the model_name that they were learned on"
-        )
+    for name, row in zip(class_names, embeds, strict=True):
+        if row.shape != (width,):
+            raise UserError(
+                f"the embedding of {name} has the shape {tuple(row.shape)} and the text encoder of {model_name} is "
+                f"{width:,} wide; give the model_name that it was learned on"
+            )
     known = [token for token in tokens if token in tokenizer.get_vocab()]
     if known:
         raise UserError(f"the token {known[0]} is in the vocabulary of {model_name} already; choose another")
@@ -77,7 +79,7 @@ def create_token_dictionary(embeds, tokens, class_names, encoder_root, model_nam
     tokenizer.add_tokens(tokens)
     embeddings = text_encoder.resize_token_embeddings(base + len(tokens), mean_resizing=False).weight
     with torch.no_grad():
-        embeddings[base:] = embeds
+        embeddings[base:] = torch.stack(embeds)
     check_space(encoder_root, sum(w.numel() * w.element_size() for w in text_encoder.state_dict().values()) + 2**22)
     classes = {"base_model": model.name, "fingerprint": stamp, "tokens": tokens, "class_names": class_names}
     with new_folder(encoder_root) as folder, quiet():
@@ -86,12 +88,20 @@ def create_token_dictionary(embeds, tokens, class_names, encoder_root, model_nam
         (folder / CLASSES_FILE).write_text(json.dumps(classes, indent=1) + "\n", encoding="utf-8")
 
 
+def check_encoder_root(encoder_root):
+    """Raise `UserError` unless an encoder root can be written there: long work asks this first."""
+    root = Path(encoder_root)
+    check_writable(root / CLASSES_FILE)
+    if root.is_dir() and any(root.iterdir()) and not (root / CLASSES_FILE).is_file():
+        raise UserError(f"{encoder_root} holds files that are not an encoder root's; name a new folder")
+
+
 def create_imagenet_star_encoder(path, encoder_root, model_name):
     """`create_token_dictionary` for ImageNet* from its 1,000 published tokens.
 
     Args:
         path: the unpacked folder of token files, each with one token, in torch's or safetensors' format.
-        encoder_root: folder to write or replace.
+        encoder_root: folder to write, or an encoder root to replace.
         model_name: a Stable Diffusion 2 folder or file: the published tokens are 1,024 wide and fit no other.
     """
     folder = Path(path)
@@ -144,7 +154,7 @@ def load_class_tokens(encoder_root):
     try:
         held = json.loads(path.read_text(encoding="utf-8"))
         lists, texts = [held[key] for key in ("tokens", "class_names")], [held["base_model"], held["fingerprint"]]
-        if not all(isinstance(words, list) and len(words) == len(lists[0]) for words in lists):
+        if not all(isinstance(words, list) and len(words) == len(lists[0]) > 0 for words in lists):
             raise ValueError("tokens and class_names are not lists of one length")
         if not all(isinstance(text, str) for text in (*lists[0], *lists[1], *texts)):
             raise ValueError("a value is not text")
@@ -160,14 +170,16 @@ def load_class_tokens(encoder_root):
 def load_encoder(encoder_root):
     """Tokenizer and text encoder of an encoder root, in single precision on the CPU."""
     root = Path(encoder_root)
-    load_class_tokens(root)
+    tokens = load_class_tokens(root).tokens
     try:
         with quiet():
-            return (
-                CLIPTokenizer.from_pretrained(root / "tokenizer", local_files_only=True),
-                CLIPTextModel.from_pretrained(root / "text_encoder", dtype=torch.float32, local_files_only=True)
-                .eval()
-                .requires_grad_(False),
+            tokenizer = CLIPTokenizer.from_pretrained(root / "tokenizer", local_files_only=True)
+            text_encoder = CLIPTextModel.from_pretrained(
+                root / "text_encoder", dtype=torch.float32, local_files_only=True
             )
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        numbers = [tokenizer.get_vocab()[token] for token in tokens]
+        if not text_encoder.get_input_embeddings().weight[numbers].isfinite().all():
+            raise ValueError("an embedding is not finite")
+    except LOADING_ERRORS as error:
         raise UserError(f"the encoder root {root} is damaged; make it again with create_token_dictionary") from error
+    return tokenizer, text_encoder.eval().requires_grad_(False)

@@ -3,9 +3,11 @@
 import contextlib
 import errno
 import functools
+import re
 import sys
 
-import torch
+# How torch says it, of CUDA, its libraries and a CPU, in a RuntimeError.
+_OUT_OF_MEMORY = re.compile("out of memory|allocate memory|ALLOC_FAILED")
 
 
 class UserError(Exception):
@@ -13,7 +15,7 @@ class UserError(Exception):
 
 
 def entry_point(main):
-    """Decorate a command's `main`: a `UserError` or a refused file becomes one line and exit code 2."""
+    """Decorate a command's `main`: a `UserError`, a refused file or lack of memory becomes one line and exit code 2."""
 
     @functools.wraps(main)
     def wrapped(*args, **kwargs):
@@ -32,7 +34,11 @@ def entry_point(main):
                 message = f"the disk is full{where}: free some space and run the command again"
             else:
                 message = f"the system refuses a file: {error.strerror}{where}; choose another name or place"
-        print(f"error: {message}", file=sys.stderr)
+        except (MemoryError, RuntimeError) as error:
+            if not _is_out_of_memory(error):
+                raise
+            message = f"there is not enough memory ({error}): use a smaller model, or fewer images at once"
+        print(f"error: {' '.join(message.split())}", file=sys.stderr)
         sys.exit(2)
 
     return wrapped
@@ -44,8 +50,11 @@ def memory_advice(batch_size):
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        # CUDA has its own class of error; on a CPU only the text says so.
-        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "allocate memory" not in str(error):
+        if not _is_out_of_memory(error):
             raise
         advice = f"try batch_size={batch_size // 2}" if batch_size > 1 else "it is 1 already, so use a smaller model"
         raise UserError(f"out of memory with batch_size={batch_size}; {advice}") from error
+
+
+def _is_out_of_memory(error):
+    return isinstance(error, MemoryError) or bool(_OUT_OF_MEMORY.search(str(error)))

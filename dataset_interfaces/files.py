@@ -43,7 +43,9 @@ def write_file(path, data):
             stream.write(data)
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, OSError) and error.errno:
+            error.filename = error.filename or str(path)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
         raise
@@ -57,10 +59,8 @@ def _umask():
 
 @contextlib.contextmanager
 def new_folder(path):
-    """Yield a new folder beside `path`, which takes its place when the block succeeds."""
+    """Yield a new folder beside `path`, which takes its place, whatever was there, when the block succeeds."""
     path = Path(path).absolute()
-    if path.exists() and not path.is_dir():
-        raise UserError(f"cannot write {path}: it is a file; name a folder")
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as temporary:
         folder = Path(temporary) / "new"

@@ -1,7 +1,10 @@
 """Images of a class under a shift, from prompts such as "a photo of a <TOKEN> in the grass"."""
 
 import functools
+import math
+from numbers import Integral
 from pathlib import Path
+from textwrap import shorten
 
 import torch
 from diffusers import EulerDiscreteScheduler, StableDiffusionPipeline
@@ -39,7 +42,7 @@ def generate(
         c: int, the class.
         prompts: a string or a list of strings, in which <TOKEN> stands for the class.
         num_samples: images for each prompt.
-        random_seed: image `i` has seed `random_seed + i`; a list gives each prompt its own; None draws one.
+        random_seed: image `i` has seed `random_seed + i`, 0 or more; a list gives each prompt its own; None draws one.
         use_token: put the class's token in the place of <TOKEN>; else its name.
         model_name: a `StableDiffusionPipeline` folder, a single file, or a name on the hub.
         batch_size: how many images are made at once.
@@ -54,22 +57,26 @@ def generate(
             another model, there are not as many seeds as prompts, or there is too little memory.
     """
     classes = load_class_tokens(encoder_root)
-    if not isinstance(c, int) or not 0 <= c < len(classes.tokens):
+    if not isinstance(c, Integral) or not 0 <= c < len(classes.tokens):
         raise UserError(f"class {c} is out of range: {encoder_root} has classes 0 to {len(classes.tokens) - 1}")
-    if num_samples < 1 or batch_size < 1 or num_inference_steps < 1:
-        raise UserError("num_samples, batch_size and num_inference_steps must be 1 or more")
+    for name, number in (("num_samples", num_samples), ("batch_size", batch_size)):
+        if number < 1:
+            raise UserError(f"{name} is {number}; give 1 or more")
+    if not (math.isfinite(guidance_scale) and guidance_scale >= 0):
+        raise UserError(f"the guidance_scale is {guidance_scale}; give 0 or more")
     texts = [prompts] if isinstance(prompts, str) else list(prompts)
     lacking = [text for text in texts if PLACEHOLDER not in text]
     if use_token and lacking:
         raise UserError(
-            f'the prompt "{lacking[0]}" has no {PLACEHOLDER}; put it where the class goes, or set use_token=False'
+            f'the prompt "{shorten(lacking[0], 80)}" has no {PLACEHOLDER}; put it where the class goes, or set '
+            "use_token=False"
         )
     seeds = _seeds(random_seed, len(texts))
     word = classes.tokens[c] if use_token else classes.class_names[c]
     texts = [text.replace(PLACEHOLDER, word) for text in texts]
 
     pipeline = load_pipeline(model_name, encoder_root, device)
-    check_length(pipeline, texts)
+    check_request(pipeline, texts, num_inference_steps)
     jobs = [(text, seed + i) for text, seed in zip(texts, seeds, strict=True) for i in range(num_samples)]
     images = []
     with tqdm(total=len(jobs), desc="generating", unit="image", disable=None) as bar:
@@ -86,14 +93,19 @@ def _seeds(random_seed, count):
     """A seed for each prompt."""
     if random_seed is None:
         return [torch.Generator().seed() % 2**31] * count
-    if isinstance(random_seed, int):
-        return [random_seed] * count
-    seeds = [int(seed) for seed in random_seed]
+    seeds = [random_seed] * count if isinstance(random_seed, Integral) else list(random_seed)
+    for seed in seeds:
+        check_seed(seed)
     if len(seeds) != count:
         raise UserError(
             f"there are {count} prompts and {len(seeds)} seeds; give one seed for each prompt, or one for all"
         )
-    return seeds
+    return [int(seed) for seed in seeds]
+
+
+def check_seed(seed):
+    if not isinstance(seed, Integral) or not 0 <= seed < 2**31:
+        raise UserError(f"the seed {seed} is not a whole number from 0 to 2**31 - 1; give another")
 
 
 def load_pipeline(model_name=DEFAULT_MODEL, encoder_root=None, device="auto"):
@@ -142,15 +154,23 @@ def sample(pipeline, prompts, seeds, num_inference_steps=50, guidance_scale=7.5)
         ).images
 
 
-def check_length(pipeline, texts):
-    """Raise `UserError` where a prompt has more tokens than the pipeline reads."""
-    tokenizer = pipeline.tokenizer
+def check_request(pipeline, texts, num_inference_steps):
+    """Raise `UserError` where a prompt has more tokens, or sampling more steps, than the pipeline knows."""
+    most = pipeline.scheduler.config.num_train_timesteps
+    if not 1 <= num_inference_steps <= most:
+        raise UserError(f"the number of steps is {num_inference_steps}; give 1 to {most}")
+    most = pipeline.tokenizer.model_max_length
     for text in texts:
-        length = len(tokenizer(text).input_ids)
-        if length > tokenizer.model_max_length:
+        length = token_count(pipeline.tokenizer, text)
+        if length > most:
             raise UserError(
-                f'the prompt "{text}" has {length} tokens and the model reads {tokenizer.model_max_length}; shorten it'
+                f'the prompt "{shorten(text, 80)}" has {length} tokens and the model reads {most}; shorten it'
             )
+
+
+def token_count(tokenizer, text):
+    with quiet():  # it warns of long texts
+        return len(tokenizer(text).input_ids)
 
 
 @functools.lru_cache(maxsize=1)

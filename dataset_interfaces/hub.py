@@ -38,12 +38,12 @@ def reason(error):
     """One line of why a model cannot be had from the hub."""
     if constants.HF_HUB_OFFLINE or not answers():
         return "the hub cannot be reached"
-    return first_line(error)
+    return one_line(error)
 
 
-def first_line(error):
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0][:200]
+def one_line(error):
+    """What an error says, as a part of a sentence."""
+    return " ".join(str(error).split())[:200].rstrip(".:") or type(error).__name__
 
 
 @contextlib.contextmanager

@@ -83,15 +83,18 @@ def calibrate_thresholds(real_imgs, object_text, shift_text=None, quantile=QUANT
         quantile: 0..1.
         clip: `clip_model`, `clip_weights` and `device` of `clip_similarity`.
     """
-    if not 0 <= quantile <= 1:
-        raise UserError(f"the quantile is {quantile}; give one from 0 to 1")
+    check_quantile(quantile)
     if not real_imgs:
         raise UserError("there are no real images to calibrate thresholds on; give some of the class")
-    least = np.quantile(clip_similarity(real_imgs, object_text, **clip), quantile)
-    shift = -1.0
-    if shift_text is not None:
-        shift = np.quantile(clip_similarity(real_imgs, shift_text, **clip), 1 - quantile)
+    object_similarity, shift_similarity = _object_and_shift(real_imgs, object_text, shift_text, clip)
+    least = np.quantile(object_similarity, quantile)
+    shift = -1.0 if shift_similarity is None else np.quantile(shift_similarity, 1 - quantile)
     return Thresholds(float(least), float(shift), quantile)
+
+
+def check_quantile(quantile):
+    if not 0 <= quantile <= 1:
+        raise UserError(f"the quantile is {quantile}; give one from 0 to 1")
 
 
 def filter_images(imgs, object_text, shift_text, thresholds, **clip):
@@ -108,8 +111,14 @@ def filter_images(imgs, object_text, shift_text, thresholds, **clip):
     """
     if not isinstance(thresholds, Thresholds):
         thresholds = Thresholds(*thresholds)
-    shift = None if shift_text is None else clip_similarity(imgs, shift_text, **clip)
-    return thresholds.reached(clip_similarity(imgs, object_text, **clip), shift)
+    return thresholds.reached(*_object_and_shift(imgs, object_text, shift_text, clip))
+
+
+def _object_and_shift(imgs, object_text, shift_text, clip):
+    """Similarities (N,) to the object's caption and to the shift's, or None for the latter."""
+    if shift_text is None:
+        return clip_similarity(imgs, object_text, **clip), None
+    return clip_similarity(imgs, [object_text, shift_text], **clip).T
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -165,7 +174,7 @@ def _load_clip(name, weights, device):
             tokenizer = open_clip.get_tokenizer(name, **options)
     except Exception as error:  # whatever open_clip, the hub's client, safetensors and torch make of it
         known = name.startswith("hf-hub:") or open_clip.get_pretrained_cfg(name, weights or "")
-        reason = hub.reason(error) if known else hub.first_line(error)
+        reason = hub.reason(error) if known else hub.one_line(error)
         raise UserError(
             f"the CLIP model {name}{f' / {weights}' if weights else ''} cannot be loaded ({reason}); without a network "
             f"give a folder of open_clip's with its weights, {_LOCAL}FOLDER"

@@ -36,7 +36,7 @@ def load_shifts(path=SHIFTS_FILE):
     try:
         held = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
         shifts = [Shift(**entry) for entry in held]
-    except FileNotFoundError:
+    except (FileNotFoundError, IsADirectoryError):
         raise UserError(f"the file of shifts {path} does not exist; check the path") from None
     except (yaml.YAMLError, TypeError, UnicodeDecodeError) as error:
         raise UserError(

@@ -5,6 +5,7 @@ One new word is learned from a folder of a class's images; the whole diffusion m
 
 import contextlib
 from pathlib import Path
+from textwrap import shorten
 
 import numpy as np
 import torch
@@ -16,11 +17,12 @@ from tqdm import tqdm
 from .diffusion_models import DEFAULT_MODEL, load_model, resolve_device
 from .errors import UserError, memory_advice
 from .files import check_writable, image_files, load_tensors, read_image, save_pt
+from .generation import check_seed, token_count
 from .tokens import check_token
 
 TEMPLATES = tuple((Path(__file__).resolve().parent / "templates.txt").read_text().splitlines())
 PRECISIONS = {"no": None, "fp16": torch.float16, "bf16": torch.bfloat16}
-_ENCODED_AT_ONCE = 8  # images
+_ENCODED_AT_ONCE = 8  # images, at most
 
 
 def run_textual_inversion(
@@ -37,7 +39,7 @@ def run_textual_inversion(
     pin_norm=True,
     resolution=None,
     flip=0.5,
-    templates=TEMPLATES,
+    templates=None,
     mixed_precision=None,
     seed=0,
     device="auto",
@@ -60,12 +62,12 @@ def run_textual_inversion(
             Unpinned embeddings grow, and then outweigh the rest of the prompt.
         resolution: side of the images in pixels, a multiple of 8 (default: the model's own).
         flip: how often an image is mirrored, 0..1.
-        templates: prompts with {} in the place of the token.
+        templates: prompts with {} in the place of the token (default: those of our 27 that the model reads whole).
         mixed_precision: "no", "fp16" or "bf16" (default: fp16 on CUDA, no on a CPU).
         seed: non-negative int; the same seed gives the same embedding on the same machine, interrupted or not.
         device: "auto", "cpu", "cuda" or "cuda:N".
-        checkpoint: a file that keeps the state every `checkpoint_every` steps; where it is there already, training goes
-            on from it.
+        checkpoint: a file that keeps the state every `checkpoint_every` steps and at the end; where it is there
+            already, training goes on from it, or is found to be done.
 
     Returns:
         (d,) float32 tensor on the CPU, d the width of the model's token embeddings.
@@ -75,16 +77,45 @@ def run_textual_inversion(
             a checkpoint of another training, or too little memory.
     """
     check_token(token)
-    _check_settings(max_train_steps, batch_size, gradient_accumulation_steps, resolution, templates, mixed_precision)
+    numbers = {
+        "max_train_steps": max_train_steps,
+        "batch_size": batch_size,
+        "gradient_accumulation_steps": gradient_accumulation_steps,
+        "checkpoint_every": checkpoint_every,
+    }
+    _check_settings(numbers, learning_rate, weight_decay, resolution, flip, templates, mixed_precision, seed)
     device = resolve_device(device)
     dtype = PRECISIONS[mixed_precision or ("fp16" if device.type == "cuda" else "no")]
     files = image_files(train_path)
+    settings = {
+        "token": token,
+        "class_name": class_name,
+        "images": {file.name: file.stat().st_size for file in files},
+        "model": str(pretrained_model_name_or_path),
+        "learning_rate": learning_rate,
+        "images_per_step": batch_size * gradient_accumulation_steps,
+        "weight_decay": weight_decay,
+        "pin_norm": pin_norm,
+        "resolution": resolution,
+        "flip": flip,
+        "templates": None if templates is None else list(templates),
+        "seed": seed,
+    }
+    state = None
+    if checkpoint and Path(checkpoint).exists():
+        state = _read_checkpoint(checkpoint, settings, max_train_steps)
+        if state["step"] == max_train_steps:
+            return state["embedding"]
+    elif checkpoint:
+        check_writable(checkpoint)
+
     model = load_model(pretrained_model_name_or_path)
     prompts = _tokenized(model.tokenizer, token, templates)
     placeholder = model.tokenizer.convert_tokens_to_ids(token)
 
     # Frozen parts may be in half precision as a whole; the embeddings, from which the gradient comes, may not.
-    text_encoder, vae, unet = model.text_encoder.to(device), model.vae.to(device), model.unet.to(device, dtype)
+    with memory_advice(1):
+        text_encoder, vae, unet = model.text_encoder.to(device), model.vae.to(device), model.unet.to(device, dtype)
     start = mean_embedding(model, class_name).to(device)
     vector = torch.nn.Parameter(start.clone())
     norm = start.norm() if pin_norm else None
@@ -92,30 +123,7 @@ def run_textual_inversion(
     scaler = torch.amp.GradScaler(device.type, enabled=dtype is torch.float16)
     noising = DDPMScheduler.from_config(model.scheduler_config)
 
-    settings = {
-        "token": token,
-        "class_name": class_name,
-        "images": [file.name for file in files],
-        "model": str(pretrained_model_name_or_path),
-        "learning_rate": learning_rate,
-        "images_per_step": batch_size * gradient_accumulation_steps,
-        "weight_decay": weight_decay,
-        "pin_norm": pin_norm,
-        "resolution": resolution or model.resolution,
-        "flip": flip,
-        "templates": list(templates),
-        "seed": seed,
-    }
-
-    def save(step):
-        state = {"optimizer": optimizer.state_dict(), "scaler": scaler.state_dict()}
-        save_pt({"settings": settings, "step": step, "vector": vector.detach().cpu(), **state}, checkpoint)
-
-    done = 0
-    if checkpoint and Path(checkpoint).exists():
-        done = _resume(checkpoint, settings, vector, optimizer, scaler)
-    elif checkpoint:
-        check_writable(checkpoint)
+    done = 0 if state is None else _resume(checkpoint, state, vector, optimizer, scaler)
 
     half = contextlib.nullcontext() if dtype is None else torch.autocast(device.type, dtype)
     steps = tqdm(
@@ -123,7 +131,7 @@ def run_textual_inversion(
     )
     with memory_advice(batch_size), learned_token(text_encoder, placeholder, lambda: _pinned(vector, norm)):
         with half:
-            latents = _encode(vae, files, settings["resolution"], device)
+            latents = _encode(vae, files, resolution or model.resolution, device, min(batch_size, _ENCODED_AT_ONCE))
         for step in steps:
             draws = _draw(seed, step, settings["images_per_step"], latents, prompts, flip, noising)
             for batch in zip(*(part.split(batch_size) for part in draws), strict=True):
@@ -133,11 +141,21 @@ def run_textual_inversion(
             scaler.step(optimizer)
             scaler.update()
             optimizer.zero_grad()
-            if checkpoint and ((step + 1) % checkpoint_every == 0 or step + 1 == max_train_steps):
-                save(step + 1)
-    embedding = _pinned(vector, norm).detach().float().cpu()
-    if not embedding.isfinite().all():
-        raise UserError(f"the training of {token} diverged; use a lower learning_rate than {learning_rate}")
+            if step + 1 < max_train_steps and (not checkpoint or (step + 1) % checkpoint_every):
+                continue
+            embedding = _pinned(vector, norm).detach().float().cpu()
+            if not embedding.isfinite().all():
+                raise UserError(f"the training of {token} diverged; use a lower learning_rate than {learning_rate}")
+            if checkpoint:
+                state = {
+                    "settings": settings,
+                    "step": step + 1,
+                    "embedding": embedding,
+                    "vector": vector.detach().cpu(),
+                    "optimizer": optimizer.state_dict(),
+                    "scaler": scaler.state_dict(),
+                }
+                save_pt(state, checkpoint)
     return embedding
 
 
@@ -183,66 +201,95 @@ def _pinned(vector, norm):
     return vector if norm is None else vector * (norm / vector.norm())
 
 
-def _check_settings(steps, batch_size, accumulation, resolution, templates, mixed_precision):
-    numbers = {"max_train_steps": steps, "batch_size": batch_size, "gradient_accumulation_steps": accumulation}
+def _check_settings(numbers, learning_rate, weight_decay, resolution, flip, templates, mixed_precision, seed):
     for name, number in numbers.items():
         if number < 1:
             raise UserError(f"{name} is {number}; give 1 or more")
+    if not 0 < learning_rate <= 1e6:
+        raise UserError(f"the learning_rate is {learning_rate}; give one above 0, such as 5e-4")
+    if not 0 <= weight_decay <= 1e6:
+        raise UserError(f"the weight_decay is {weight_decay}; give 0 or more")
+    if not 0 <= flip <= 1:
+        raise UserError(f"flip is {flip}; give one from 0 to 1")
+    check_seed(seed)
     if resolution is not None and (resolution < 8 or resolution % 8):
         raise UserError(f"the resolution {resolution} is no multiple of 8; give one, such as 512")
     if mixed_precision not in (None, *PRECISIONS):
         raise UserError(f"mixed_precision {mixed_precision} is not known; choose one of {', '.join(PRECISIONS)}")
-    if not templates or not all("{}" in template for template in templates):
+    if templates is not None and (not templates or not all("{}" in template for template in templates)):
         raise UserError('every template needs {} in the place of the token, as in "a photo of a {}"')
 
 
 def _tokenized(tokenizer, token, templates):
-    """Add the token to the tokenizer, and give the templates with it: (T, context) int64."""
+    """Add the token to the tokenizer, and give the templates with it, (T, context) int64.
+
+    Of our own templates, those that are too long for the model are left out.
+    """
     if token in tokenizer.get_vocab():
         raise UserError(f"the token {token} is in the model's vocabulary already; choose another")
     tokenizer.add_tokens([token])
-    texts = [template.replace("{}", token) for template in templates]
-    prompts = tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
-    number = tokenizer.convert_tokens_to_ids(token)
-    cut = [text for text, row in zip(texts, prompts, strict=True) if number not in row]
-    if cut:
+    texts = [template.replace("{}", token) for template in templates or TEMPLATES]
+    too_long = {text for text in texts if token_count(tokenizer, text) > tokenizer.model_max_length}
+    if templates is None:
+        texts = [text for text in texts if text not in too_long]
+    if too_long and (templates or not texts):
         raise UserError(
-            f'the template "{cut[0]}" is longer than the {tokenizer.model_max_length} tokens that the model reads; '
-            "shorten it"
+            f'the template "{shorten(min(too_long), 80)}" is longer than the {tokenizer.model_max_length} tokens that '
+            "the model reads; shorten it"
         )
-    return prompts
+    return tokenizer(texts, padding="max_length", return_tensors="pt").input_ids
 
 
-def _resume(checkpoint, settings, vector, optimizer, scaler):
-    """Take the state of a checkpoint; return how many steps it has done."""
+def _read_checkpoint(checkpoint, settings, steps):
+    """The state of a training with these settings and at most so many steps."""
     state = load_tensors(checkpoint, "the checkpoint")
     try:
-        differing = [key for key, value in settings.items() if state["settings"].get(key) != value]
-        if differing:
-            raise UserError(
-                f"the checkpoint {checkpoint} is of a training with another {' and '.join(differing)}; remove it or "
-                "name another file"
-            )
+        differing = [key for key, value in settings.items() if state["settings"][key] != value]
+        usable = isinstance(state["step"], int) and state["embedding"].isfinite().all()
+    except (KeyError, TypeError, AttributeError) as error:
+        raise _not_a_checkpoint(checkpoint) from error
+    if differing:
+        raise UserError(
+            f"the checkpoint {checkpoint} is of a training with another {' and '.join(differing)}; remove it or name "
+            "another file"
+        )
+    if not usable:
+        raise _not_a_checkpoint(checkpoint)
+    if state["step"] > steps:
+        raise UserError(
+            f"the checkpoint {checkpoint} has {state['step']} steps already, more than {steps}; remove it or give as "
+            "many"
+        )
+    return state
+
+
+def _resume(checkpoint, state, vector, optimizer, scaler):
+    """Take the state of a checkpoint; return how many steps it has done."""
+    try:
         with torch.no_grad():
             vector.copy_(state["vector"])
         optimizer.load_state_dict(state["optimizer"])
         scaler.load_state_dict(state["scaler"])
-        return int(state["step"])
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-        raise UserError(f"{checkpoint} is not a checkpoint of textual inversion; remove it") from error
+        raise _not_a_checkpoint(checkpoint) from error
+    return state["step"]
+
+
+def _not_a_checkpoint(path):
+    return UserError(f"{path} is not a checkpoint of textual inversion; remove it")
 
 
 @torch.no_grad()
-def _encode(vae, files, resolution, device):
+def _encode(vae, files, resolution, device, at_once=_ENCODED_AT_ONCE):
     """The latents' distribution of all images and of their mirror images: mean and deviation, (2, N, C, h, w) each.
 
     On the CPU: a thousand images of 512 pixels have 130 MB.
     """
     means, deviations = [], []
-    starts = range(0, len(files), _ENCODED_AT_ONCE)
+    starts = range(0, len(files), at_once)
     small = 0
     for start in tqdm(starts, desc="encoding images", unit="batch", disable=None, leave=False):
-        images = [read_image(file) for file in files[start : start + _ENCODED_AT_ONCE]]
+        images = [read_image(file) for file in files[start : start + at_once]]
         small += sum(min(image.size) < resolution for image in images)
         images = [ImageOps.fit(image, (resolution, resolution), Image.Resampling.BICUBIC) for image in images]
         pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float().to(device) / 127.5 - 1

@@ -184,7 +184,7 @@ def begin_folder(out, settings):
         UserError: `out` has images that were made in another way, or other files.
     """
     out, path = Path(out), Path(out) / SETTINGS
-    if not path.exists() and out.is_dir() and any(out.iterdir()):
+    if not path.exists() and out.is_dir() and any(out.glob("[!.]*")):
         raise UserError(f"{out} holds files that are not generated images; name a new folder")
     if path.exists() and any(out.glob(f"*/{ATTEMPTS}")):
         before = read_yaml(path, "settings", "name a new folder")

@@ -38,7 +38,7 @@ from dataset_interfaces import (
 )
 from dataset_interfaces.__main__ import main
 from dataset_interfaces.benchmark import timm_classifier
-from dataset_interfaces.errors import memory_advice
+from dataset_interfaces.errors import entry_point, memory_advice
 from dataset_interfaces.files import check_space, image_files, load_tensors, read_image, save_token
 from scripts.train_scenes_diffusion import new_pipeline
 from src.clip import SCENES
@@ -181,6 +181,8 @@ def test_an_interrupted_training_goes_on_as_if_it_had_not_been(stars, tmp_path):
     learn(stars, max_train_steps=3, checkpoint=file)
     assert torch.load(file, weights_only=True)["step"] == 3
     assert torch.equal(learn(stars, max_train_steps=6, checkpoint=file), learn(stars, max_train_steps=6))
+    with pytest.raises(UserError, match="has 6 steps already, more than 5"):
+        learn(stars, max_train_steps=5, checkpoint=file)
     with pytest.raises(UserError, match="cannot write"):
         learn(stars, checkpoint=stars / "00.png" / "state.pt")
     with pytest.raises(UserError, match="another learning_rate"):
@@ -188,6 +190,42 @@ def test_an_interrupted_training_goes_on_as_if_it_had_not_been(stars, tmp_path):
     torch.save([1, 2], file)
     with pytest.raises(UserError, match="not a checkpoint"):
         learn(stars, checkpoint=file)
+
+
+def test_a_training_that_is_done_is_not_done_again(stars, tmp_path, monkeypatch):
+    first = learn(stars, checkpoint=tmp_path / "state.pt")
+    monkeypatch.setattr(textual_inversion, "load_model", None)
+    assert torch.equal(learn(stars, checkpoint=tmp_path / "state.pt"), first)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"max_train_steps": 0}, "max_train_steps is 0"),
+        ({"batch_size": -1}, "batch_size is -1"),
+        ({"checkpoint_every": 0}, "checkpoint_every is 0"),
+        ({"learning_rate": float("nan")}, "learning_rate is nan"),
+        ({"learning_rate": -1.0}, "learning_rate is -1"),
+        ({"weight_decay": -1.0}, "weight_decay is -1"),
+        ({"flip": 2.0}, "flip is 2"),
+        ({"seed": -1}, "the seed -1 is not"),
+        ({"resolution": 30}, "no multiple of 8"),
+        ({"templates": ["a photo"]}, "every template needs"),
+        ({"templates": ["on a grid " * 9 + "{}"]}, "shorten it"),
+        ({"token": "<|endoftext|>"}, "in the model's vocabulary already"),
+        ({"name": " "}, "is empty"),
+    ],
+)
+def test_settings_that_cannot_be_are_told_in_one_sentence(stars, setting, message):
+    with pytest.raises(UserError, match=message):
+        learn(stars, **setting)
+
+
+def test_of_our_own_templates_those_that_a_model_reads_whole_are_taken(model):
+    tokenizer = diffusion_models.load_model(MODEL).tokenizer
+    prompts = textual_inversion._tokenized(tokenizer, "<new-0>", None)
+    assert 0 < len(prompts) < len(textual_inversion.TEMPLATES) == 27
+    assert ((prompts == tokenizer.convert_tokens_to_ids("<new-0>")).sum(1) == 1).all()
 
 
 def test_learning_works_in_mixed_precision(stars):
@@ -301,6 +339,43 @@ def test_embeddings_that_do_not_fit_are_refused(tmp_path, encoder_root):
         create_token_dictionary(torch.zeros(1, 64), ["<star-0>"], ["star"], tmp_path / "root", known)
 
 
+def test_a_folder_with_other_files_is_never_replaced_by_an_encoder_root(tmp_path, encoder_root):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "mine.png").write_bytes(b"")
+    embed, root = torch.ones(1, 64), tmp_path / "root"
+    with pytest.raises(UserError, match="not an encoder root's; name a new folder"):
+        create_token_dictionary(embed, ["<a-0>"], ["apple"], tmp_path / "photos", MODEL)
+    assert (tmp_path / "photos" / "mine.png").exists()
+    with pytest.raises(UserError, match="cannot write"):
+        create_token_dictionary(embed, ["<a-0>"], ["apple"], tmp_path / "photos" / "mine.png", MODEL)
+    shutil.copytree(encoder_root, root)
+    create_token_dictionary(embed, ["<a-0>"], ["apple"], root, MODEL)
+    assert dataset_interfaces.encoders.load_class_tokens(root).tokens == ["<a-0>"]
+
+
+def test_a_damaged_encoder_root_is_told(encoder_root, tmp_path):
+    def nan(root):
+        file = root / "text_encoder" / "model.safetensors"
+        weights = safetensors.torch.load_file(file)
+        next(weight for name, weight in weights.items() if "token_embedding" in name)[-1] = np.nan
+        safetensors.torch.save_file(weights, file, {"format": "pt"})
+
+    changes = {
+        "nan": nan,
+        "cut": lambda root: (root / "text_encoder" / "model.safetensors").write_bytes(b"12345"),
+        "other tokenizer": lambda root: shutil.copytree(f"{MODEL}/tokenizer", root / "tokenizer", dirs_exist_ok=True),
+        "other encoder": lambda root: shutil.copytree(
+            f"{MODEL}/text_encoder", root / "text_encoder", dirs_exist_ok=True
+        ),
+        "no classes": lambda root: (root / "classes.json").write_text("[]"),
+    }
+    for name, change in changes.items():
+        root = shutil.copytree(encoder_root, tmp_path / name)
+        change(root)
+        with pytest.raises(UserError, match="is damaged; make"):
+            generate(root, 0, "a <TOKEN>", 1, **FAST)
+
+
 def test_a_full_disk_is_known_before_writing(tmp_path):
     with pytest.raises(UserError, match="free some space"):
         check_space(tmp_path / "new" / "root", 10**18)
@@ -392,7 +467,12 @@ def test_bad_requests_for_images_are_told_in_one_sentence(encoder_root, tmp_path
         ({"prompts": ["a <TOKEN>", "a star"]}, '"a star" has no <TOKEN>'),
         ({"prompts": ["a <TOKEN>", "the <TOKEN>"], "random_seed": [1]}, "2 prompts and 1 seeds"),
         ({"prompts": "a <TOKEN> " + "on a grid " * 9}, "shorten it"),
-        ({"num_samples": 0}, "must be 1 or more"),
+        ({"num_samples": 0}, "num_samples is 0"),
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"num_inference_steps": 5000}, "give 1 to 1000"),
+        ({"guidance_scale": np.nan}, "guidance_scale is nan"),
+        ({"random_seed": -1}, "the seed -1 is not"),
+        ({"prompts": ["a <TOKEN>"], "random_seed": [1.5]}, "the seed 1.5 is not"),
         ({"encoder_root": tmp_path}, "not an encoder root"),
         ({"model_name": "nowhere"}, "is not a folder"),
         ({"device": "tpu"}, "not supported"),
@@ -412,11 +492,12 @@ def test_an_encoder_root_of_another_model_is_refused(encoder_root, tmp_path):
         generate(encoder_root, 0, "a <TOKEN>", 1, **FAST | {"model_name": str(other)})
 
 
-def test_out_of_memory_says_the_batch_size_to_try():
+def test_out_of_memory_says_the_batch_size_to_try(capsys):
     for error in (
         MemoryError(),
         torch.OutOfMemoryError("CUDA out of memory"),
         RuntimeError("you tried to allocate memory"),
+        RuntimeError("CUBLAS_STATUS_ALLOC_FAILED"),
     ):
         with pytest.raises(UserError, match="try batch_size=4"), memory_advice(8):
             raise error
@@ -424,6 +505,12 @@ def test_out_of_memory_says_the_batch_size_to_try():
         raise MemoryError
     with pytest.raises(RuntimeError, match="shapes"), memory_advice(8):
         raise RuntimeError("shapes differ")
+    with pytest.raises(SystemExit) as stopped:
+        entry_point(lambda: torch.empty(2**60))()
+    assert stopped.value.code == 2
+    error = capsys.readouterr().err
+    assert "there is not enough memory" in error
+    assert error.count("\n") == 1
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -564,6 +651,10 @@ def test_a_model_that_is_not_at_hand_is_told_with_the_way_out(tmp_path, monkeypa
         diffusion_models.load_model(tmp_path / "no.ckpt")
     with pytest.raises(UserError, match="tokenizer and text_encoder"):
         diffusion_models.load_model(tmp_path)
+    wordless = shutil.copytree(MODEL, tmp_path / "wordless")
+    (wordless / "tokenizer" / "tokenizer.json").unlink()
+    with pytest.raises(UserError, match=r"tokenizer/vocab\.json missing"):
+        diffusion_models.load_model(wordless)
 
 
 def test_the_bundled_configuration_is_stable_diffusion_1():
@@ -715,6 +806,10 @@ def test_the_commands_lead_from_images_to_a_table(tmp_path, capsys, monkeypatch)
     learn_command += ["--steps", "3", "--batch-size", "2", "--model", MODEL, "--encoder-root", "encoder"]
     main(learn_command)
     assert "<red-star-0> <blue-circle-1>" in capsys.readouterr().out
+    learned = {path: path.read_bytes() for path in Path("encoder_tokens").iterdir()}
+    main(learn_command)
+    assert learned == {path: path.read_bytes() for path in Path("encoder_tokens").iterdir()}
+    capsys.readouterr()
 
     main(
         [
@@ -751,6 +846,13 @@ def test_the_commands_lead_from_images_to_a_table(tmp_path, capsys, monkeypatch)
         "2",
     ]
     command += ["--shifts", "shifts.yaml", "--out", "bench"]
+    with pytest.raises(SystemExit):
+        main([*command, "--steps", "5000"])  # leaves nothing that would stop the next call
+    long = Path("shifts.yaml").read_text() + f"- {{name: far, prompt: a <TOKEN> {'in a forest ' * 9}}}\n"
+    Path("long.yaml").write_text(long)
+    with pytest.raises(SystemExit):
+        main([*command, "--shifts", "long.yaml"])
+    assert not Path("bench").exists()
     main(command)
     printed = capsys.readouterr().out
     assert "on a grid" in printed
@@ -769,8 +871,13 @@ def test_the_commands_lead_from_images_to_a_table(tmp_path, capsys, monkeypatch)
 
     for bad, message in [
         (["generate", *sampling, "--class", "dog", "--prompt", "a <TOKEN>", "--out", "o"], 'no class "dog"'),
-        (["benchmark", *sampling, "--classes", "7", "--classifier", "test_resnet", "--out", "o"], "out of range"),
+        (["benchmark", *sampling, "--classes", "7", "--classifier", "test_resnet", "--out", "o"], 'no class "7"'),
+        ([*command, "--labels", "0", "2"], "has the labels 0 to 1, not 2"),
+        ([*command, "--per-class", "0"], "per_class is 0"),
         (["learn", "--images", "nowhere", "--encoder-root", "e"], "does not exist"),
+        (["learn", "--images", "photos", "--encoder-root", "photos"], "name a new folder"),
+        ([*learn_command, "--steps", "2"], "has 3 steps already"),
+        ([*learn_command, "--learning-rate", "1e-2"], "another learning_rate"),
         ([*command, "--guidance", "5"], "images made with another guidance_scale"),
     ]:
         with pytest.raises(SystemExit) as stopped:

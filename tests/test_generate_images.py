@@ -176,6 +176,10 @@ def test_another_way_to_make_images_is_refused_in_the_same_folder(generate, tmp_
     assert contents(tmp_path / "out") == before
     shutil.rmtree(tmp_path / "out" / "circle", ignore_errors=True)
     (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / ".hidden.tmp").write_bytes(b"")
+    generate(tmp_path / "mine", "--per-class", 1)
+    shutil.rmtree(tmp_path / "mine")
+    (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "cat.png").write_bytes(b"")
     assert "files that are not generated images" in fails(generate, capsys, tmp_path / "mine")
 
@@ -298,6 +302,7 @@ def test_what_the_filter_lets_through_is_bounded_and_counted(generate, tmp_path,
         (["--attempts", "-1"], "--attempts is -1"),
         (["--seed", "-1"], "--seed -1 is not between"),
         (["--guidance", "nan"], "--guidance is nan"),
+        (["--steps", "5000"], "the number of steps is 5000; give 1 to 1000"),
         (["--quantile", "2"], "--quantile is 2.0"),
         (["--svm", "nowhere.pt"], "nowhere.pt does not exist"),
         (["--out", "{file}/out"], "choose another place"),

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from dataset_interfaces import errors as interfaces
 from dataset_interfaces.files import check_space
-from dataset_interfaces.generation import check_length, load_pipeline, sample
+from dataset_interfaces.generation import check_request, load_pipeline, sample
 from dataset_interfaces.inference_utils import QUANTILE, load_clip
 
 from ..devices import resolve_device
@@ -177,7 +177,7 @@ def complete_arguments(args, proc):
 
 def check_parts(out, pipeline, clip, proc, prompts, args):
     """Find out now, and not after the first images, what is missing."""
-    check_length(pipeline, [prompt.prompt for prompt in prompts.values()])
+    check_request(pipeline, [prompt.prompt for prompt in prompts.values()], args.steps)
     side = pipeline.unet.config.sample_size * pipeline.vae_scale_factor
     check_space(out, 3 * side**2 * args.per_class * len(prompts))
     load_clip(**clip)
