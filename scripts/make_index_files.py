@@ -27,6 +27,7 @@ import numpy as np
 
 from src.betons import open_beton
 from src.errors import UserError, entry_point
+from src.files import open_npy
 from src.index_files import KEYS, save_index_file, skew, split_indices, thin
 
 
@@ -103,12 +104,9 @@ def read_column(args, name):
         return read_beton_column(args.beton, name)
     if name != "label":
         raise UserError(f"--labels holds no {name}; give --beton")
-    try:
-        labels = np.load(args.labels, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"labels {args.labels} cannot be read ({error}); give a .npy of ints") from None
-    if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
-        raise UserError(f"labels {args.labels} is not a one-dimensional array of ints")
+    labels = open_npy(args.labels, "labels", "give a .npy of ints")
+    if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer) or len(labels) == 0 or labels.min() < 0:
+        raise UserError(f"labels {args.labels} is not a one-dimensional array of ints of at least 0; give such a .npy")
     return labels
 
 

@@ -25,7 +25,7 @@ import yaml
 import visualization_utils
 from scripts import compare_runs, make_intervention
 from scripts.steps import repeated, run
-from src.checkpoints import latest_version, load_checkpoint
+from src.checkpoints import latest_version, load_checkpoint, version_number
 from src.commands import ffcv_main, train_svms
 from src.comparison import compare, save_rows
 from src.config_parsing import load_dataset_config, load_svm_config, read_yaml
@@ -195,7 +195,7 @@ def train(out, name, seed, args, base=None, changes=()):
         if version is not None and (folder / f"version_{version}" / "checkpoints" / "checkpoint_last.pt").exists():
             words += ["--resume"]
         run(ffcv_main.main, "ffcv_main.py", *words)
-    version = max(folder.glob("version_*/predictions.pt"), key=lambda path: path.stat().st_mtime).parent
+    version = max((file.parent for file in folder.glob("version_*/predictions.pt")), key=version_number)
     return version / "checkpoints" / "checkpoint_last.pt"
 
 

@@ -1,5 +1,6 @@
 """Checkpoints: `{build_params, state_dict, run_metadata}`, and what a resumed training needs beside it."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -97,7 +98,16 @@ def _without_prefix(key):
     return key
 
 
+def version_number(folder):
+    """K of a folder `version_K`; -1 where it is called otherwise.
+
+    Versions are ordered by it and not by their time, which would follow a clock that is turned back.
+    """
+    found = re.fullmatch(r"version_(\d+)", Path(folder).name)
+    return int(found[1]) if found else -1
+
+
 def latest_version(run_folder):
     """The highest K of `run_folder/version_K`, or None."""
-    versions = [path.name.removeprefix("version_") for path in Path(run_folder).glob("version_*")]
-    return max((int(version) for version in versions if version.isdigit()), default=None)
+    latest = max(map(version_number, Path(run_folder).glob("version_*")), default=-1)
+    return None if latest < 0 else latest

@@ -13,6 +13,7 @@ import numpy as np
 from scipy import stats
 
 from .caption_scores import SIDES, SUBPOPULATION_SIZES, subpopulation_accuracy
+from .checkpoints import version_number
 from .errors import UserError
 from .files import INTEGERS, is_plain_tensor, load_pt, write_csv
 from .interventions import in_minority
@@ -62,7 +63,7 @@ def load_run(path):
     Raises `UserError` where there is none, or it has no classes (BCE).
     """
     path = Path(path)
-    files = sorted(path.rglob("predictions.pt"), key=_version)
+    files = sorted(path.rglob("predictions.pt"), key=lambda file: (version_number(file.parent), file))
     if not files:
         raise UserError(f"{path} holds no finished run (predictions.pt); train it with ffcv_main.py, or check the path")
     seeds = {}
@@ -82,12 +83,6 @@ def load_run(path):
             raise UserError(f"{file} is damaged; train the run again with ffcv_main.py")
         seeds[content["seed"]] = {key: column.numpy() for key, column in columns.items()}
     return seeds
-
-
-def _version(file):
-    """What a file of `version_K` is sorted by: K, and not its time, which would follow a clock that is turned back."""
-    number = file.parent.name.removeprefix("version_")
-    return int(number) if number.isdecimal() and len(number) < 10 else -1, file
 
 
 def measure(proc, predictions, where):

@@ -214,6 +214,8 @@ def create_npy(path, shape, dtype=np.float32):
 
 def open_npy(path, what, hint="make it again"):
     """The array of a .npy file as a read-only memory map. Raises `UserError` where it is missing or damaged."""
+    if not Path(path).is_file():  # a pipe would be waited for
+        raise UserError(f"{what} {path} is missing or no ordinary file; {hint}")
     try:
         return np.lib.format.open_memmap(path, mode="r")
     except Exception as error:  # a damaged header raises any kind

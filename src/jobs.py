@@ -22,7 +22,9 @@ from .errors import UserError
 from .svm_path import fit_classes
 
 CONNECT_SECONDS = 5
-WORKER_SECONDS = 300  # a cluster that grows on demand starts a machine only when there is a task
+# Of the first task. A cluster that grows on demand starts a machine only when there is a task, and takes minutes for
+# it; in one that has no workers and gets none, a task would wait forever.
+WORKER_SECONDS = 300
 
 _PACKAGES = {"dask": "distributed", "ray": "ray[client]"}
 _WORK = f"{fit_classes.__module__}:{fit_classes.__name__}"

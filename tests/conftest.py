@@ -5,11 +5,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from hypothesis import settings
 
 from src.beton_writer import write_beton
 from src.image_sources import ImageArrays
 from src.make_betons import write_scenes
 from src.scenes import Plant, SceneSetting
+
+# Loaded here, so that --hypothesis-profile, which comes later, has the last word.
+settings.register_profile("campaign", max_examples=20_000, database=None, deadline=None)
+settings.register_profile("suite", max_examples=100, derandomize=True, database=None, deadline=None)
+settings.load_profile("suite")
 
 PLANT = Plant.parse("correlation:circle:colour=red:0.9")
 

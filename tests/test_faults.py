@@ -23,6 +23,7 @@ from scripts import compare_runs, make_betons, make_index_files, make_interventi
 from src import image_sources
 from src.beton_writer import write_beton
 from src.betons import open_beton
+from src.checkpoints import latest_version
 from src.commands import ffcv_main, sparse_main, train_svms
 from src.comparison import load_run
 from src.config_parsing import load_dataset_config
@@ -245,6 +246,12 @@ def test_of_two_versions_the_later_counts_whatever_the_clock_said(tmp_path):
     assert load_run(tmp_path)[0]["preds"].tolist() == [1, 1]
 
 
+def test_versions_are_told_by_their_number_whatever_else_lies_beside_them(tmp_path):
+    for name in ("version_9", "version_10", "version_", "version_\N{SUPERSCRIPT TWO}", "version_-1", "11"):
+        (tmp_path / name).mkdir()
+    assert latest_version(tmp_path) == 10
+
+
 def test_a_beton_is_known_by_its_content_and_not_by_its_date(pixels_beton, tmp_path):
     copy = Path(shutil.copy(pixels_beton, tmp_path))
     os.utime(copy, (1, 1))
@@ -398,6 +405,26 @@ def test_a_damaged_checkpoint_is_not_resumed(scenes_folder, trained_run, tmp_pat
     torch.save(damaged, folder / "checkpoint_last.pt")
     refusal(capsys, ffcv_main.main, *of_scenes(scenes_folder), "--runs", tmp_path, "--exp-name", "x", "--resume",
             "--disable-logging", "--override", "training.epochs=9")  # fmt: skip
+
+
+# ---- hostile arrays
+
+
+HOSTILE_LABELS = {
+    "code": lambda path: np.save(path.open("wb"), np.array([Calls(os.system, "touch pwned")]), allow_pickle=True),
+    "a pipe, which would be waited for": os.mkfifo,
+    "none": lambda path: np.save(path, np.zeros(0, int)),
+    "below 0": lambda path: np.save(path, np.full(9, -1)),
+}
+
+
+@pytest.mark.parametrize("what", HOSTILE_LABELS)
+def test_labels_that_are_none_are_refused(what, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    HOSTILE_LABELS[what](tmp_path / "x.npy")
+    sentence = refusal(capsys, make_index_files.main, "--labels", tmp_path / "x.npy", "--out", tmp_path / "x.pt")
+    assert "x.npy" in sentence
+    assert os.listdir(tmp_path) == ["x.npy"]
 
 
 # ---- hostile betons

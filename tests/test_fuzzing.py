@@ -1,8 +1,8 @@
 """Whatever lies in a file, its parser gives a value or a `UserError`, and touches no other file.
 
-Derandomised here; HYPOTHESIS_PROFILE=long tries other and many more cases, --hypothesis-show-statistics counts them:
+Few cases and always the same; a campaign tries others and many more (both profiles are in tests/conftest.py):
 
-    HYPOTHESIS_PROFILE=long python -m pytest tests/test_fuzzing.py --hypothesis-show-statistics
+    python -m pytest tests/test_fuzzing.py --hypothesis-profile=campaign --hypothesis-show-statistics
 """
 
 import csv
@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from src.captions import get_caption_set
@@ -22,10 +22,6 @@ from src.config_parsing import DatasetConfig, SVMConfig, _known_keys, load_datas
 from src.errors import UserError
 from src.image_sources import GENERATED, manifest_sources
 from src.index_files import KEYS, load_index_file
-
-settings.register_profile("suite", max_examples=100, derandomize=True, database=None, deadline=None)
-settings.register_profile("long", max_examples=10_000, database=None, deadline=None)
-settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "suite"))
 
 ROOT = Path(__file__).resolve().parents[1]
 
