@@ -85,9 +85,11 @@ class Meter:
         done, watcher = threading.Event(), ThreadPoolExecutor(1)
         watched = watcher.submit(self._watch, done)
         start, start_core = time.perf_counter(), core_seconds()
-        yield
-        seconds, core = time.perf_counter() - start, core_seconds() - start_core
-        done.set()
+        try:
+            yield
+            seconds, core = time.perf_counter() - start, core_seconds() - start_core
+        finally:
+            done.set()
         peak, watching = watched.result()
         watcher.shutdown()
         self.stages[name] = Used(seconds, core - watching, peak - self._base)

@@ -14,11 +14,11 @@ Networks have random weights, which costs the same; a "CLIP" is open_clip's ViT-
 """
 
 import argparse
-import functools
 import multiprocessing
 import sys
 import tempfile
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -259,37 +259,33 @@ def report(classes, folder):
     return lambda: (folder / "report.html").write_text(render_report(proc, "test"))
 
 
-def varying(prepare, **fixed):
-    return functools.partial(prepare, **fixed)
-
-
 _DOUBLING = (50_000, 100_000, 200_000, 400_000)
 STAGES = [
     Stage("beton, raw, 32 px", "image", (10_000, 20_000, 40_000, 80_000),
-          varying(beton, size=32, write_mode="raw"), "images.beton"),
+          partial(beton, size=32, write_mode="raw"), "images.beton"),
     Stage("beton, JPEG, 256 px", "image", (2000, 4000, 8000),
-          varying(beton, size=256, write_mode="jpg"), "images.beton"),
+          partial(beton, size=256, write_mode="jpg"), "images.beton"),
     Stage("training an epoch, thin ResNet-10, 32 px", "image", (4096, 8192, 16_384),
-          varying(training, options=SMALL)),
-    Stage("training an epoch, ResNet-18, 224 px", "image", (32, 64, 128), varying(training, options=LARGE)),
+          partial(training, options=SMALL)),
+    Stage("training an epoch, ResNet-18, 224 px", "image", (32, 64, 128), partial(training, options=LARGE)),
     Stage("embedding, thin ResNet-10, 32 px", "image", (4096, 8192, 16_384),
-          varying(embedding, options=SMALL), "embeddings/*"),
-    Stage("embedding, ResNet-18, 224 px", "image", (64, 128, 256), varying(embedding, options=LARGE), "embeddings/*"),
+          partial(embedding, options=SMALL), "embeddings/*"),
+    Stage("embedding, ResNet-18, 224 px", "image", (64, 128, 256), partial(embedding, options=LARGE), "embeddings/*"),
     Stage("embedding, ResNet-18 and CLIP, 224 px", "image", (64, 128, 256),
-          varying(embedding, options=LARGE, clip=True), "embeddings/*"),
+          partial(embedding, options=LARGE, clip=True), "embeddings/*"),
     Stage("whitening", "image", _DOUBLING, whitening),
-    Stage("SVMs, 20 classes x 256 x d", "dimension", (128, 256, 512, 1024, 2048), varying(svms, varied="d")),
-    Stage("SVMs, 20 classes x n x 512", "image a class", (64, 128, 256, 512, 1024, 2048), varying(svms, varied="val")),
-    Stage("SVMs, classes x 256 x 512", "class", (10, 20, 40, 80), varying(svms, varied="classes")),
-    Stage("decision values, N x 512", "image", _DOUBLING, varying(decision_values, varied="count")),
-    Stage("decision values, 50,000 x d", "dimension", (128, 256, 512, 1024), varying(decision_values, varied="d")),
-    Stage("what images look like, N x 512, 100 classes", "image", _DOUBLING[:3], varying(likeness, varied="count")),
+    Stage("SVMs, 20 classes x 256 x d", "dimension", (128, 256, 512, 1024, 2048), partial(svms, varied="d")),
+    Stage("SVMs, 20 classes x n x 512", "image a class", (64, 128, 256, 512, 1024, 2048), partial(svms, varied="val")),
+    Stage("SVMs, classes x 256 x 512", "class", (10, 20, 40, 80), partial(svms, varied="classes")),
+    Stage("decision values, N x 512", "image", _DOUBLING, partial(decision_values, varied="count")),
+    Stage("decision values, 50,000 x d", "dimension", (128, 256, 512, 1024), partial(decision_values, varied="d")),
+    Stage("what images look like, N x 512, 100 classes", "image", _DOUBLING[:3], partial(likeness, varied="count")),
     Stage("what images look like, 25,000 x 512, classes", "class", (125, 250, 500, 1000),
-          varying(likeness, varied="classes")),
+          partial(likeness, varied="classes")),
     Stage("captions embedded by CLIP", "caption", (64, 128, 256), caption_embedding),
     Stage("captions ranked, 20 classes x captions", "caption a class", (1024, 4096, 16_384),
-          varying(caption_ranking, varied="captions")),
-    Stage("captions ranked, classes x 1,024", "class", (25, 50, 100), varying(caption_ranking, varied="classes")),
+          partial(caption_ranking, varied="captions")),
+    Stage("captions ranked, classes x 1,024", "class", (25, 50, 100), partial(caption_ranking, varied="classes")),
     Stage("images near captions", "image", _DOUBLING, similarity),
     Stage("CSV of a split", "image", _DOUBLING, csv_of_split, "*.csv"),
     Stage("result", "image", _DOUBLING, result_file, "result.pt"),
@@ -353,10 +349,8 @@ def cost_of(sizes, measured):
 
 def quantity(number, units):
     """A number with two digits in the unit that suits it, of (size of the unit, name), the largest first."""
-    for size, name in units:
-        if number >= size or size == units[-1][0]:
-            return f"{float(f'{number / size:.2g}'):,g} {name}"
-    return None
+    size, name = next((unit for unit in units if number >= unit[0]), units[-1])
+    return f"{float(f'{number / size:.2g}'):,g} {name}"
 
 
 TIMES = ((1, "s"), (1e-3, "ms"), (1e-6, "us"))

@@ -301,7 +301,7 @@ def check_whole(path, expected):
         return check_equal(path, expected)
     if path.suffix == ".pt":
         epochs = [load_pt(file, "checkpoint")["run_metadata"]["epoch"] for file in (path, expected)]
-        assert epochs[0] <= epochs[1] or "best" in path.name, f"{path} is of epoch {epochs[0]}"
+        assert epochs[0] <= epochs[1], f"{path} is of epoch {epochs[0]}"
     else:
         rows, whole = ([*csv.reader(file.open(newline=""))] for file in (path, expected))
         assert rows == whole[: len(rows)], f"{path} holds other rows"

@@ -92,7 +92,8 @@ def check_encoder_root(encoder_root):
     """Raise `UserError` unless an encoder root can be written there: long work asks this first."""
     root = Path(encoder_root)
     check_writable(root / CLASSES_FILE)
-    if root.is_dir() and any(root.iterdir()) and not (root / CLASSES_FILE).is_file():
+    there = {path.name for path in root.iterdir()} if root.is_dir() else set()
+    if there and (CLASSES_FILE not in there or there - {"tokenizer", "text_encoder", CLASSES_FILE}):
         raise UserError(f"{encoder_root} holds files that are not an encoder root's; name a new folder")
 
 

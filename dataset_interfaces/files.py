@@ -59,16 +59,25 @@ def _umask():
 
 @contextlib.contextmanager
 def new_folder(path):
-    """Yield a new folder beside `path`, which takes its place, whatever was there, when the block succeeds."""
+    """Yield a new folder beside `path`, which takes its place when the block succeeds.
+
+    Whatever was there is lost then: look first whether it may be.
+    """
     path = Path(path).absolute()
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as temporary:
         folder = Path(temporary) / "new"
         folder.mkdir()
         yield folder
-        if path.exists():
-            path.rename(Path(temporary) / "old")
-        folder.rename(path)
+        old = Path(temporary) / "old"
+        try:
+            if path.exists():
+                path.rename(old)
+            folder.rename(path)
+        except BaseException:
+            if old.exists() and not path.exists():
+                old.rename(path)
+            raise
 
 
 def check_space(path, needed):
@@ -79,7 +88,7 @@ def check_space(path, needed):
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise UserError(
-            f"{path} needs {needed / 1e6:,.0f} MB and the disk has {free / 1e6:,.0f} MB left; free some space "
+            f"{path} needs {needed / 1e6:,.3g} MB and the disk has {free / 1e6:,.3g} MB left; free some space "
             "or choose another place"
         )
 

@@ -269,7 +269,8 @@ def _resume(checkpoint, state, vector, optimizer, scaler):
         with torch.no_grad():
             vector.copy_(state["vector"])
         optimizer.load_state_dict(state["optimizer"])
-        scaler.load_state_dict(state["scaler"])
+        if state["scaler"]:  # empty where there was none
+            scaler.load_state_dict(state["scaler"])
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise _not_a_checkpoint(checkpoint) from error
     return state["step"]

@@ -18,7 +18,7 @@ from tabulate import tabulate
 from src.comparison import compare, load_run, main_table, measure, save_rows
 from src.errors import UserError, entry_point
 from src.figures import comparison_figure, save_figure
-from src.files import atomic_path, check_writable
+from src.files import atomic_path, check_writable, written_together
 from src.svm_processor import SVMProcessor
 from src.tables import format_table
 
@@ -51,12 +51,13 @@ def main(argv=None):
         for name, run in runs.items()
     }
     rows = compare(accuracies)
-    beside(out, "csv").unlink(missing_ok=True)  # written last: where it is, everything beside it is
     by_caption = any("hard_similarity" in proc.metrics("test") for proc in processors.values())
-    with atomic_path(beside(out, "md")) as temporary:
-        temporary.write_text(markdown(rows, seeds, by_caption), encoding="utf-8")
-    save_figure(comparison_figure(rows), beside(out, "png"))
-    save_rows(beside(out, "csv"), rows)
+    # The CSV is written last: where it is, everything beside it is.
+    with written_together(old=[beside(out, "csv")]):
+        with atomic_path(beside(out, "md")) as temporary:
+            temporary.write_text(markdown(rows, seeds, by_caption), encoding="utf-8")
+        save_figure(comparison_figure(rows), beside(out, "png"))
+        save_rows(beside(out, "csv"), rows)
     print(format_table(*text_table(rows)))
     print(f"mean over {len(seeds)} seed(s) {', '.join(map(str, seeds))}; all measures: {beside(out, 'csv')}")
 

@@ -11,7 +11,7 @@ where it stopped; called again with another intervention, more --by or more --se
     python scripts/run_loop.py ... --captions CIFARSIMPLE --intervention synthetic --per-class 100 --out loops/cifar
 
 retrains the last layer with images that a diffusion model makes of each class's neutral, easy and hard captions, and
-without any. The images go to OUT/generated/, and how accurate the base models are on them to OUT/generated.csv.
+without any. The images go to OUT/generated/, and how accurate the base models are on them to OUT/generatedN.csv.
 """
 
 import argparse
@@ -250,7 +250,12 @@ def generated(out, by, result, seed, args):
 
 
 def manifest_path(out, by, seed, args):
-    return out / "generated" / f"{by}{args.per_class}{'_filtered' * args.filter}" / f"seed_{seed}" / "manifest.csv"
+    return out / "generated" / f"{by}{images_of(args)}" / f"seed_{seed}" / "manifest.csv"
+
+
+def images_of(args):
+    """How many images a class, and whether they are filtered, for names."""
+    return f"{args.per_class}{'_filtered' * args.filter}"
 
 
 def measure_generated(out, bases, args):
@@ -264,11 +269,11 @@ def measure_generated(out, bases, args):
             for seed, path in bases.items()
         ]
         for by in SYNTHETIC
-        if by in args.by and by != "none"
+        if all(manifest_path(out, by, seed, args).is_file() for seed in bases)
     }
     if accuracies:
         rows = compare(accuracies)
-        save_rows(out / "generated.csv", rows)
+        save_rows(out / f"generated{images_of(args)}.csv", rows)
         print("\naccuracy of the base models on the generated images")
         print(format_table(*compare_runs.text_table(rows)))
 

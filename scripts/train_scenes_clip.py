@@ -10,12 +10,10 @@ precision. Image tower: timm's smallest ResNet, four blocks; text tower: two lay
 """
 
 import argparse
-import contextlib
 import gzip
 import json
 import math
 import sys
-import tempfile
 import time
 from collections import Counter
 from itertools import pairwise
@@ -31,8 +29,9 @@ from open_clip.transform import PreprocessCfg
 from torch.nn import functional as F
 from tqdm import tqdm
 
+from dataset_interfaces.files import new_folder
 from src.clip import CONFIG_FILE, SCENES, WEIGHTS_FILE, CLIPProcessor, preprocess
-from src.errors import entry_point
+from src.errors import UserError, entry_point
 from src.files import check_writable
 from src.scenes import BACKGROUNDS, COLOURS, SHAPES, draw
 
@@ -54,7 +53,7 @@ def main(argv=None):
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args(argv)
     out = Path(args.out)
-    check_writable(out.absolute().parent / CONFIG_FILE)
+    check_folder(out, CONFIG_FILE)
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
 
@@ -138,18 +137,11 @@ def write_config(folder, merges):
     return config
 
 
-@contextlib.contextmanager
-def new_folder(path):
-    """Yield a new folder beside `path`, which takes its place when the block succeeds."""
-    path = path.absolute()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as temporary:
-        folder = Path(temporary) / "new"
-        folder.mkdir()
-        yield folder
-        if path.exists():
-            path.rename(Path(temporary) / "old")
-        folder.rename(path)
+def check_folder(folder, own):
+    """Raise `UserError` unless a model can be written to `folder`: a new one, or one that holds the file `own`."""
+    check_writable(folder.absolute().parent / own)
+    if folder.exists() and not (folder / own).is_file():
+        raise UserError(f"{folder} is there and has no {own}, so it is not replaced; name a new folder")
 
 
 # ---------------------------------------------------------------------------------------------------------------------

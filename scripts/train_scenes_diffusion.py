@@ -34,10 +34,10 @@ from tqdm import tqdm
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from transformers.utils import logging as transformers_logging
 
-from scripts.train_scenes_clip import ATTRIBUTES, SIZE, caption, learn_merges, new_folder, one_cycle, vocabulary
+from dataset_interfaces.files import new_folder
+from scripts.train_scenes_clip import ATTRIBUTES, SIZE, caption, check_folder, learn_merges, one_cycle, vocabulary
 from src.clip import CLIPProcessor
 from src.errors import entry_point
-from src.files import check_writable
 from src.scenes import BACKGROUNDS, draw
 
 FOLDER = Path(__file__).resolve().parents[1] / "src" / "scenes_diffusion"
@@ -74,7 +74,7 @@ def main(argv=None):
     parser.add_argument("--precision", choices=("bfloat16", "float32"), default="bfloat16", help="while training")
     args = parser.parse_args(argv)
     out = Path(args.out)
-    check_writable(out.absolute().parent / "model_index.json")
+    check_folder(out, "model_index.json")
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
     for logging in (diffusers_logging, transformers_logging):

@@ -174,7 +174,7 @@ def _work(chunks, done, metadata_memory, metadata_type, fields, allocator, sourc
         done.put(("error", error))
         done.close()
         done.join_thread()
-        sys.exit(0)
+        sys.exit(1)  # so that the parent does not wait where the error could not be sent
 
 
 def _end_with_parent():

@@ -75,7 +75,7 @@ class CLIPProcessor:
         if std.min() <= 0:
             raise UserError(f"the images' std is {std.tolist()}; every channel must be above 0")
         self._mean, self._std = ((numbers[:, None, None] / 255).to(self.device) for numbers in (mean, std))
-        self._clip = _load(*_full_name(arch, pretrained), self.device)
+        self._clip = _load(*full_name(arch, pretrained), self.device)
 
     @property
     def model(self):
@@ -238,7 +238,7 @@ class _LoadedCLIP:
         return f"clip {digest.hexdigest()[:16]}"
 
 
-def _full_name(arch, pretrained):
+def full_name(arch, pretrained):
     """open_clip's name and tag; None for a tag where the name says it all, and nothing relative to a folder."""
     name = _SHORT_NAMES.get(arch, arch)
     if name.startswith(_LOCAL):
@@ -252,7 +252,7 @@ def _full_name(arch, pretrained):
 
 @functools.cache
 def _load(name, pretrained, device):
-    """`_LoadedCLIP` for what `_full_name` gave."""
+    """`_LoadedCLIP` for what `full_name` gave."""
     with _quiet():
         if name.startswith(_LOCAL):
             source = name.removeprefix(_LOCAL)

@@ -8,7 +8,10 @@ from .errors import UserError
 
 
 def resolve_device(name="auto"):
-    """torch.device for "auto" (CUDA where there is one), "cpu", "cuda" or "cuda:N". Raises `UserError`."""
+    """torch.device for "auto" (CUDA where there is one), "cpu", "cuda" or "cuda:N". Raises `UserError`.
+
+    "cuda:N" becomes the current device, on which FFCV makes its streams.
+    """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -21,6 +24,8 @@ def resolve_device(name="auto"):
         raise UserError("--device cuda was asked for, but this machine has no usable CUDA device; give --device cpu")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UserError(f"--device {name} does not exist: this machine has {torch.cuda.device_count()} CUDA device(s)")
+    if device.index is not None and device.type == "cuda":
+        torch.cuda.set_device(device)
     return device
 
 

@@ -71,8 +71,10 @@ def _lost_mapping(_):
     No exception gets out of compiled code, so that the process ends here; temporary files stay, as after a kill.
     """
     names = ", ".join(_shortened_files())
-    message = f"a file was cut short, or its disk went away, as it was read{names and f' ({names})'}"
-    os.write(2, f"{_line(message)}: see that it is whole and run the command again\n".encode())
+    message = f"{names} was cut short, or its disk went away, as it was read: see that it is whole"
+    if not names:
+        message = "a file was cut short as it was read, or shared memory (/dev/shm) is full: make room"
+    os.write(2, f"{_line(message)} and run the command again\n".encode())
     os._exit(2)
 
 

@@ -1,7 +1,9 @@
 """Reading and writing files: whole or not at all, and never by running code found in them."""
 
 import contextlib
+import contextvars
 import csv
+import hashlib
 import io
 import os
 import pickle
@@ -10,6 +12,7 @@ import re
 import tempfile
 import warnings
 import zipfile
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +39,49 @@ def check_writable(path):
         raise UserError(f"cannot write {path}: it is {what}; name a file")
 
 
+@dataclass
+class _Together:
+    """What `written_together` does in the end: files to remove, and (temporary path, path, new folders) to rename."""
+
+    old: list
+    new: list
+
+
+_together = contextvars.ContextVar("together", default=None)
+
+
+@contextlib.contextmanager
+def written_together(old=()):
+    """Files that are written in this block get their names in its end, in the order of writing, or none of them does.
+
+    Args:
+        old: paths of files of an earlier result, whatever is there of them. They are removed right before, so that
+            nothing of it is taken for part of the new one, and stay where the block fails.
+    """
+    outer = _together.get()
+    if outer:
+        outer.old += old
+        yield
+        return
+    files = _Together([*old], [])
+    token = _together.set(files)
+    try:
+        yield
+        for path in files.old:
+            Path(path).unlink(missing_ok=True)
+        while files.new:
+            os.replace(*files.new[0][:2])
+            del files.new[0]
+    except BaseException:
+        for temporary, *_ in files.new:
+            _remove(temporary)
+        for *_, new_folders in reversed(files.new):
+            _remove(None, new_folders)
+        raise
+    finally:
+        _together.reset(token)
+
+
 @contextlib.contextmanager
 def atomic_path(path):
     """Yield a temporary path beside `path`, renamed to `path` when the block succeeds and removed when it fails.
@@ -57,23 +103,37 @@ def atomic_path(path):
         with open(temporary, "rb") as written:
             os.fsync(written.fileno())
         os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
+        if _together.get():
+            _together.get().new.append((temporary, path, new_folders))
+        else:
+            os.replace(temporary, path)
     except BaseException as error:
         if isinstance(error, OSError) and error.errno:
             error.filename = error.filename or str(path)
-        if temporary:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(temporary)
-        for folder in new_folders:
-            with contextlib.suppress(OSError):
-                folder.rmdir()
+        _remove(temporary, new_folders)
         raise
+
+
+def _remove(file, folders=()):
+    """Remove a file, if it is there, and folders that are empty."""
+    if file:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(file)
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            folder.rmdir()
 
 
 def _umask():
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+def file_digest(path):
+    """SHA-256 of a file, in hexadecimal."""
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def save_pt(obj, path):

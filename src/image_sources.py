@@ -89,6 +89,9 @@ def read_image(path):
                 if not 0 <= grey.min() <= grey.max() <= 255:
                     raise ValueError(f"mode {image.mode} with values beyond 16 bits")
                 return np.repeat(np.rint(grey).astype(np.uint8)[:, :, None], 3, axis=2)
+            if image.has_transparency_data:
+                # As on a page: what lies under what is transparent is any colour.
+                image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
             return np.asarray(image.convert("RGB"))
     except Exception as error:  # Pillow raises many kinds for broken files
         if isinstance(error, OSError) and error.errno in LOST_STORAGE:

@@ -13,6 +13,7 @@ import importlib.util
 import os
 import re
 import socket
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pkgutil import resolve_name
 
@@ -99,7 +100,8 @@ def _dask(address):
 
     address = f"tcp://{address[0]}:{address[1]}" if address else dask.config.get("scheduler-address", None)
     if address:
-        asyncio.run(asyncio.wait_for(_greet(address), CONNECT_SECONDS))
+        with ThreadPoolExecutor(1) as aside:  # where a notebook has a loop of its own, another thread has none
+            aside.submit(asyncio.run, asyncio.wait_for(_greet(address), CONNECT_SECONDS)).result()
         client = distributed.Client(address, timeout=CONNECT_SECONDS)
     else:
         # One thread a process: the number of BLAS's threads, which the fits set, belongs to the process.

@@ -369,6 +369,13 @@ class _FFCVLoader(FFCVLoader):
 class _Epoch(EpochIterator):
     error = None
 
+    def run_pipeline(self, b_ix, batch_indices, batch_slot, cuda_event):
+        # On CUDA FFCV has the slot's stream wait for its last batch; the host would decode over memory that is still
+        # being copied. This is FFCV's own thread: training does not wait.
+        if cuda_event:
+            cuda_event.synchronize()
+        return super().run_pipeline(b_ix, batch_indices, batch_slot, cuda_event)
+
     def run(self):
         try:
             super().run()

@@ -39,12 +39,11 @@ class OutputFiles:
         """`OUT_ending` in the same folder."""
         return self.result.with_name(f"{self.result.stem}_{ending}")
 
-    def remove_old(self):
-        """Remove what an earlier run with the same `--out-file` left, so that nothing of it is taken for this one's."""
-        self.result.unlink(missing_ok=True)  # first: where the result is, everything beside it is
+    def every(self):
+        """The paths of all that there may be, but for the directions: `OUT.pt` first, then what is said beside it."""
         endings = [f"{split}.csv" for split in ("train", "val", "test", "unlabeled")]
-        for ending in (*endings, "spurious.csv", "precision.csv", "captions.csv", "subpopulations.csv"):
-            self.beside(ending).unlink(missing_ok=True)
+        endings += ["spurious.csv", "precision.csv", "captions.csv", "subpopulations.csv"]
+        return [self.result, *map(self.beside, endings)]
 
 
 def split_metrics(fitter_metrics, predictions, spurious, skipped):

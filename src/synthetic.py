@@ -6,7 +6,6 @@ show what they should is judged by CLIP, as in "Dataset Interfaces" (Vendrow et 
 """
 
 import csv
-import hashlib
 import re
 import tempfile
 from dataclasses import dataclass
@@ -24,12 +23,12 @@ from dataset_interfaces.inference_utils import calibrate_thresholds, clip_simila
 
 from .caption_scores import SIDES
 from .captions import get_caption_set, with_article
-from .clip import _full_name
+from .clip import full_name
 from .config_parsing import read_yaml
 from .errors import UserError, some
 from .evaluation import predict
 from .extra_images import extra_images_split
-from .files import atomic_path, write_csv
+from .files import atomic_path, file_digest, write_csv
 from .image_sources import GENERATED
 from .loaders import make_loader
 
@@ -154,13 +153,13 @@ def _with_noun(caption, generator, word):
 def clip_of(proc, device):
     """The result's own CLIP, as the options of `clip_similarity`."""
     svm_config = proc.result["svm_config"]
-    model, weights = _full_name(svm_config["clip_model"], svm_config["clip_pretrained"])
+    model, weights = full_name(svm_config["clip_model"], svm_config["clip_pretrained"])
     return {"clip_model": model, "clip_weights": weights, "device": device}
 
 
 def default_model(proc):
     """The diffusion model that goes with a result: that of the scenes where its CLIP is theirs."""
-    scenes = clip_of(proc, "cpu")["clip_model"] == _full_name("scenes", None)[0]
+    scenes = clip_of(proc, "cpu")["clip_model"] == full_name("scenes", None)[0]
     return "scenes" if scenes else DEFAULT_MODEL
 
 
@@ -201,8 +200,7 @@ def encoder_digest(encoder_root):
     """What tells token dictionaries apart: a hash of the text encoder, or None without a dictionary."""
     if encoder_root is None:
         return None
-    with open(Path(encoder_root) / "text_encoder" / "model.safetensors", "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    return file_digest(Path(encoder_root) / "text_encoder" / "model.safetensors")
 
 
 def folder_names(class_names):

@@ -4,6 +4,7 @@ With several processes (see `distributed`) gradients are averaged over them, and
 itself (BatchNorm); the running statistics that are evaluated and kept are rank 0's.
 """
 
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
+from .augmentation import epoch_key
 from .checkpoints import Checkpoint, load_checkpoint, model_names, save_checkpoint
 from .devices import autocast
 from .distributed import add_up, is_main, rank, take_from_main, world_size
@@ -113,7 +115,6 @@ class Trainer:
 
         Raises `UserError` where the loss is not finite; the checkpoints of earlier epochs stay.
         """
-        torch.manual_seed(self.seed + rank())
         torch.backends.cudnn.benchmark = True
         options = self.config.training
         model = start.model.to(self.device, memory_format=torch.channels_last)
@@ -173,6 +174,8 @@ class Trainer:
         """One epoch; returns mean loss and accuracy. Nothing in a step waits for the device."""
         model.train()
         self.train.epoch = epoch
+        # Of dropout and the like, so that a resumed training draws what an undisturbed one does.
+        torch.manual_seed(epoch_key(self.seed + rank(), epoch))
         steps = len(self.train)
         weights = None if self.loss_vector is None else self.loss_vector.to(self.device)
         total_loss = torch.zeros((), device=self.device)
@@ -209,7 +212,14 @@ class Trainer:
             return None
         from torch.utils.tensorboard import SummaryWriter
 
+        threading.excepthook = _print_unless_lost_disk
         return SummaryWriter(self.folder)
+
+
+def _print_unless_lost_disk(failure):
+    """The thread that writes TensorBoard's log hands what stopped it to our next call, but Python prints it as well."""
+    if not issubclass(failure.exc_type, OSError):
+        threading.__excepthook__(failure)
 
 
 def new_checkpoint(config, seed):
@@ -244,9 +254,12 @@ def _take_up(optimizer, scaler, state):
     options = ("momentum", "dampening", "weight_decay", "nesterov", "maximize")
     own = [optimizer.param_groups[0][option] for option in options]
     try:
+        fused = optimizer.param_groups[0]["fused"]
         optimizer.load_state_dict(state["optimizer"])
-        scaler.load_state_dict(state["scaler"])
         (group,) = optimizer.param_groups
+        group["fused"] = fused  # it belongs to the device, which may be another one now
+        if state["scaler"]:  # empty on a CPU
+            scaler.load_state_dict(state["scaler"])
         buffers = [(optimizer.state.get(weight, {}).get("momentum_buffer"), weight) for weight in group["params"]]
         fits = [group[option] for option in options] == own and is_plain(state["scaler"])
         fits = fits and all(buffer is None or buffer.shape == weight.shape for buffer, weight in buffers)
@@ -286,3 +299,8 @@ def _differences(before, now):
         was = arguments.get(key, value)  # not there: trained before the option was
         if was != value:
             yield f"--{key.replace('_', '-')}", was, value
+    contents = before["contents"] if isinstance(before.get("contents"), dict) else {}
+    for key, value in now.get("contents", {}).items():
+        was = contents.get(key, value)
+        if was != value:
+            yield f"a {key} of other contents, SHA-256", was, value

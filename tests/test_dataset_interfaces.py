@@ -351,6 +351,25 @@ def test_a_folder_with_other_files_is_never_replaced_by_an_encoder_root(tmp_path
     shutil.copytree(encoder_root, root)
     create_token_dictionary(embed, ["<a-0>"], ["apple"], root, MODEL)
     assert dataset_interfaces.encoders.load_class_tokens(root).tokens == ["<a-0>"]
+    (root / "made").mkdir()
+    with pytest.raises(UserError, match="not an encoder root's; name a new folder"):
+        create_token_dictionary(embed, ["<a-0>"], ["apple"], root, MODEL)
+
+
+def test_a_folder_that_cannot_take_the_place_of_another_leaves_it(tmp_path, monkeypatch):
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / "old").touch()
+    rename = Path.rename
+
+    def interrupted(self, target):
+        if self.name == "new":
+            raise KeyboardInterrupt
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", interrupted)
+    with pytest.raises(KeyboardInterrupt), dataset_interfaces.files.new_folder(tmp_path / "x"):
+        pass
+    assert [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")] == ["x", "x/old"]
 
 
 def test_a_damaged_encoder_root_is_told(encoder_root, tmp_path):

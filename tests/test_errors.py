@@ -53,5 +53,4 @@ entry_point(main)()
     found = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
     assert found.returncode == 2
     (line,) = found.stderr.splitlines()
-    assert line.startswith("error: a file was cut short, or its disk went away, as it was read (")
-    assert f"({tmp_path / 'x.beton'})" in line
+    assert line.startswith(f"error: {tmp_path / 'x.beton'} was cut short, or its disk went away, as it was read")

@@ -155,6 +155,20 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(commands, name, tmp_path
     assert [str(path) for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
+@pytest.mark.parametrize("name", ["train_svms", "sparse_main", "report", "make_intervention", "compare_runs"])
+def test_on_a_full_disk_an_earlier_result_stays_as_it_is(commands, name, tmp_path, capsys):
+    main, arguments = commands[name]
+    main(words(*arguments(tmp_path)))
+    before = contents(tmp_path)
+    with full_disk(200):
+        assert "the disk is full" in refusal(capsys, main, *arguments(tmp_path))
+    assert contents(tmp_path) == before
+
+
+def contents(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_place_that_cannot_be_written_is_told_before_any_work(commands, name, monkeypatch, tmp_path, capsys):
     main, arguments = commands[name]

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from src.errors import UserError, entry_point
-from src.files import atomic_path, check_writable, create_npy, load_pt, save_pt, write_csv
+from src.files import atomic_path, check_writable, create_npy, load_pt, save_pt, write_csv, written_together
 
 
 def test_what_is_saved_is_loaded_again(tmp_path):
@@ -27,6 +27,37 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
         write_csv(tmp_path / "x.csv", ["a"], rows())
     assert os.listdir(tmp_path) == ["x.csv"]
     assert (tmp_path / "x.csv").read_text() == "old"
+
+
+def test_files_that_are_written_together_get_their_names_together(tmp_path):
+    (tmp_path / "a.csv").write_text("old")
+    (tmp_path / "b.csv").write_text("stale")
+    with written_together(old=[tmp_path / "b.csv"]):
+        write_csv(tmp_path / "a.csv", ["a"], [])
+        with written_together(old=[tmp_path / "none.csv"]):
+            write_csv(tmp_path / "new" / "c.csv", ["c"], [])
+        assert (tmp_path / "a.csv").read_text() == "old"
+        assert not (tmp_path / "new" / "c.csv").exists()
+        assert (tmp_path / "b.csv").exists()
+    assert {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.*")} == {"a.csv", "new/c.csv"}
+    assert (tmp_path / "a.csv").read_text().strip() == "a"
+
+
+def test_of_files_that_are_written_together_a_failure_leaves_the_old_ones_and_nothing_else(tmp_path):
+    (tmp_path / "a.csv").write_text("old")
+
+    def write():
+        with written_together(old=[tmp_path / "a.csv"]):
+            write_csv(tmp_path / "deep" / "er" / "b.csv", ["b"], [])
+            write_csv(tmp_path / "deep" / "er" / "c.csv", ["c"], [])
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        write()
+    assert os.listdir(tmp_path) == ["a.csv"]
+    assert (tmp_path / "a.csv").read_text() == "old"
+    write_csv(tmp_path / "a.csv", ["new"], [])  # and afterwards each file is written by itself again
+    assert (tmp_path / "a.csv").read_text().strip() == "new"
 
 
 class _Hostile:

@@ -116,6 +116,13 @@ def test_numbers_are_class_indices_and_spurious_is_read(folder, tmp_path):
     assert source.spurious.tolist() == [1, 0]
 
 
+def test_what_is_transparent_is_white(tmp_path):
+    Image.new("RGBA", (4, 4), (255, 0, 0, 0)).save(tmp_path / "clear.png")
+    Image.new("RGBA", (4, 4), (255, 0, 0, 255)).save(tmp_path / "solid.png")
+    assert (read_image(tmp_path / "clear.png") == 255).all()
+    assert (read_image(tmp_path / "solid.png") == [255, 0, 0]).all()
+
+
 def test_deep_greys_are_scaled_and_turned_photographs_set_upright(tmp_path):
     ramp = np.linspace(0, 65535, 64).astype(np.uint16).reshape(8, 8)
     Image.fromarray(ramp).save(tmp_path / "deep.png")

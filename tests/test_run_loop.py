@@ -95,7 +95,7 @@ def test_generated_images_are_made_trained_on_and_measured(scenes_folder, tmp_pa
     assert {row["seeds"] for row in rows.values()} == {"2"}
 
     # What the table says of the images is what the base models' accuracies on them are.
-    with open(tmp_path / "loop" / "generated.csv", newline="") as stream:
+    with open(tmp_path / "loop" / "generated2.csv", newline="") as stream:
         found = {(row["name"], row["measure"]): float(row["mean"]) for row in csv.DictReader(stream)}
     config = load_dataset_config(scenes_folder / "config.yaml")
     for by in ("neutral", "easy", "hard"):

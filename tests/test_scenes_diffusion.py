@@ -59,6 +59,15 @@ def test_the_script_writes_a_folder_that_paints(tmp_path, held_out, capsys):
     assert "captions that were held out" in capsys.readouterr().out
 
 
+def test_the_script_replaces_no_folder_of_other_files(tmp_path, capsys):
+    (tmp_path / "photo.png").touch()
+    with pytest.raises(SystemExit) as stopped:
+        train_scenes_diffusion.main(["--out", str(tmp_path), *SMALL])
+    assert stopped.value.code == 2
+    assert "is not replaced" in capsys.readouterr().err
+    assert (tmp_path / "photo.png").exists()
+
+
 def test_the_script_refuses_a_folder_that_it_cannot_write(tmp_path, capsys):
     (tmp_path / "file").write_text("")
     with pytest.raises(SystemExit) as stopped:

@@ -132,6 +132,36 @@ def test_a_training_is_resumed_as_it_was_begun_or_with_more_epochs(small, tmp_pa
         train(small, tmp_path, resume=True, metadata={**metadata, "arguments": {"indices_file": "b.pt"}})
 
 
+def test_a_training_is_not_resumed_with_a_file_that_was_written_anew(small, tmp_path):
+    metadata = {"contents": {"--indices-file": "aa"}}
+    train(small, tmp_path, metadata=metadata)
+    train(small, tmp_path, resume=True, metadata=metadata)
+    with pytest.raises(UserError, match="trained with a --indices-file of other contents, SHA-256 aa, not bb"):
+        train(small, tmp_path, resume=True, metadata={"contents": {"--indices-file": "bb"}})
+
+
+def test_an_epoch_draws_the_same_random_numbers_whether_resumed_or_not(small, tmp_path, monkeypatch):
+    drawn = []
+
+    def draw(self, *arguments):
+        result = epoch(self, *arguments)
+        drawn.append(torch.rand(1).item())  # after all that the epoch drew
+        return result
+
+    epoch = Trainer._train_epoch
+    monkeypatch.setattr(Trainer, "_train_epoch", draw)
+    config, _ = small
+    one, three = (
+        config.model_copy(update={"training": config.training.model_copy(update={"epochs": epochs})})
+        for epochs in (1, 3)
+    )
+    train(small, tmp_path / "whole", config=three)
+    train(small, tmp_path / "cut", config=one)
+    train(small, tmp_path / "cut", resume=True, config=three)
+    assert len(set(drawn[:3])) == 3
+    assert drawn[3:] == drawn[:3]
+
+
 def test_weights_of_one_change_nothing_and_zeros_leave_examples_out(small, tmp_path):
     _, splits = small
     plain = train(small, tmp_path / "plain").state_dict()

@@ -14,6 +14,7 @@ Several processes, on one device each, train as one: torchrun --nproc-per-node=4
 
 import argparse
 import contextlib
+import os
 import time
 
 import torch
@@ -26,7 +27,7 @@ from ..environment import write_environment
 from ..errors import UserError, entry_point
 from ..evaluation import predict, save_predictions
 from ..extra_images import extra_images_split
-from ..files import save_pt, write_csv
+from ..files import file_digest, save_pt, write_csv
 from ..loaders import FeatureLoader, check_batches, make_feature_loader, make_loader, make_training_loader
 from ..models import last_linear
 from ..run_folders import LAST, run_folder
@@ -78,7 +79,7 @@ def main(argv=None):
     loss_vector = load_loss_vector(args.loss_vec_file, splits["train"]) if args.loss_vec_file else None
     check_batches(splits["train"], config)
     evaluated = {name: make_loader(splits[name], config, device) for name in ("val", "test")}
-    metadata = {"config": config.model_dump(), "arguments": vars(args)}
+    metadata = {"config": config.model_dump(), "arguments": vars(args), "contents": contents(args)}
     if not args.resume:
         start = load_pretrained(args.finetune_from, config) if args.finetune_from else new_checkpoint(config, args.seed)
 
@@ -101,7 +102,7 @@ def main(argv=None):
             train, val = feature_loaders(trained_on, splits["val"], config, device, args, folder)
         else:
             train = make_training_loader(trained_on, config, device, args.seed)
-            val = make_loader(splits["val"], config, device)
+            val = evaluated["val"]
         trainer = Trainer(
             config,
             device,
@@ -124,6 +125,13 @@ def main(argv=None):
         predictions = {name: predict(model, loader, device, config.bce) for name, loader in evaluated.items()}
         if is_main():
             save_results(folder, predictions, config, args.seed)
+
+
+def contents(args):
+    """SHA-256 of files that a resumed training must find as they were, by option; of those that are there."""
+    options = {"--indices-file": args.indices_file, "--loss-vec-file": args.loss_vec_file,
+               "--finetune-from": args.finetune_from}  # fmt: skip
+    return {option: file_digest(path) for option, path in options.items() if path and os.path.isfile(path)}
 
 
 def save_results(folder, predictions, config, seed):

@@ -22,7 +22,7 @@ from ..devices import resolve_device
 from ..environment import environment
 from ..errors import UserError, entry_point
 from ..figures import save_figure, sparsity_figure
-from ..files import check_writable, save_pt, write_csv
+from ..files import check_writable, save_pt, write_csv, written_together
 from ..models import replace_last_linear
 from ..sparse import check_selection, elastic_net_path, select_sparse_model
 from ..sparse_tasks import PLACES_10, beton_task, image_task, text_task
@@ -111,15 +111,16 @@ def main(argv=None):
         tol=args.tol,
     )
     chosen = select_sparse_model(path, args.select, args.factor)
-    path.save(out)
-    save_pt(run_content(args, task), out / "run.pt")
-    write_csv(out / "path.csv", *path_table(path))
-
     dense = {split: accuracy(task.dense, *pairs[split]) for split in ("val", "test")} if task.dense else None
     curves = {split: [row[f"acc_{split}"] for row in path.metrics] for split in ("val", "test")}
-    save_figure(sparsity_figure([row["nonzeros"] for row in path.metrics], curves, chosen, dense), out / "path.png")
-    if args.write_checkpoint:
-        write_checkpoint(args, task, path, chosen)
+    with written_together():
+        path.save(out)
+        save_pt(run_content(args, task), out / "run.pt")
+        write_csv(out / "path.csv", *path_table(path))
+        nonzeros = [row["nonzeros"] for row in path.metrics]
+        save_figure(sparsity_figure(nonzeros, curves, chosen, dense), out / "path.png")
+        if args.write_checkpoint:
+            write_checkpoint(args, task, path, chosen)
     print(format_table(*summary_table(path, chosen, dense)))
     if dense is None:
         print("The model's own head is not shown: its outputs are not these classes.")

@@ -24,7 +24,7 @@ from ..distributed import is_main, own_device, process_group
 from ..embeddings import EmbeddingCache, cache_folder, make_embedding
 from ..environment import environment
 from ..errors import UserError, entry_point
-from ..files import check_writable, write_csv
+from ..files import check_writable, write_csv, written_together
 from ..jobs import JobsBackend
 from ..label_noise import looks_like
 from ..loaders import make_loader
@@ -135,34 +135,34 @@ def main(argv=None):
         for name, entry in entries.items():
             for side, values in caption_similarity(latents[name], entry["classes"].numpy(), nearest).items():
                 entry[f"{side}_similarity"] = torch.from_numpy(values)
-    files.remove_old()
-    for name, entry in entries.items():
-        write_split_csv(files.beside(f"{name}.csv"), entry, class_names)
+    with written_together(old=files.every()):
+        for name, entry in entries.items():
+            write_split_csv(files.beside(f"{name}.csv"), entry, class_names)
 
-    print(format_table(*class_table(fitter, entries, class_names)))
-    if len(fitter.skipped) == len(class_names):
-        print("no class has a direction: take more validation images, or a lower svm_args.cv")
-    elif svm_config.embedding == "latent":
-        print(
-            "CV scores on penultimate features are high because these features hold the model's own margin; "
-            "they are no measure of how strong a failure is."
-        )
-    if args.spurious:
-        print_spurious(entries, class_names, config.minority if condition is None else None, files)
-    if caption_set:
-        print_captions(captions, class_names, files)
-        write_subpopulations(entries, class_names, files)
-    made_from = {
-        "args": vars(args),
-        "dataset_config": config.model_dump(),
-        "svm_config": svm_config.model_dump(),
-        "train_labels_digest": splits["train"].beton.labels_digest,
-        "environment": environment(),
-    }
-    if extra is not None:
-        made_from["extra_indices"] = torch.from_numpy(extra.indices)
-    # The result itself comes last: where it is, everything beside it is.
-    save_result(files, fitter, entries, made_from, class_names, threshold)
+        print(format_table(*class_table(fitter, entries, class_names)))
+        if len(fitter.skipped) == len(class_names):
+            print("no class has a direction: take more validation images, or a lower svm_args.cv")
+        elif svm_config.embedding == "latent":
+            print(
+                "CV scores on penultimate features are high because these features hold the model's own margin; "
+                "they are no measure of how strong a failure is."
+            )
+        if args.spurious:
+            print_spurious(entries, class_names, config.minority if condition is None else None, files)
+        if caption_set:
+            print_captions(captions, class_names, files)
+            write_subpopulations(entries, class_names, files)
+        made_from = {
+            "args": vars(args),
+            "dataset_config": config.model_dump(),
+            "svm_config": svm_config.model_dump(),
+            "train_labels_digest": splits["train"].beton.labels_digest,
+            "environment": environment(),
+        }
+        if extra is not None:
+            made_from["extra_indices"] = torch.from_numpy(extra.indices)
+        # The result itself comes last: where it is, everything beside it is.
+        save_result(files, fitter, entries, made_from, class_names, threshold)
     print(f"result: {files.result}")
 
 

@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from ..devices import resolve_device
 from ..errors import UserError
-from ..files import FLOATS, is_plain, is_plain_tensor, load_pt, save_pt
+from ..files import FLOATS, is_plain, is_plain_tensor, load_pt, save_pt, written_together
 from .datafits import Gaussian, Multinomial
 from .penalties import ElasticNet, GroupElasticNet
 from .rows import StandardizedRows, check_features, check_finite, free_memory, statistics
@@ -88,9 +88,10 @@ class SparsePath:
         """
         folder = Path(folder) / "checkpoint"
         # Without the first file nothing loads: it goes first and comes last, so that no two paths are ever mixed.
-        (folder / "params0.pth").unlink(missing_ok=True)
-        for old in folder.glob("params*.pth"):
-            old.unlink()
+        with written_together(old=[folder / "params0.pth", *folder.glob("params*.pth")]):
+            self._save_layers(folder)
+
+    def _save_layers(self, folder):
         for i in reversed(range(len(self))):
             content = {
                 "lam": float(self.lambdas[i]),
