@@ -69,12 +69,6 @@ def write_beton(path, source, image_options=ImageOptions(), workers=-1):
     Raises `UserError` where an image can't be read (naming it) or the file can't be written.
     """
     path = Path(path)
-    with atomic_path(path) as temporary:
-        encode(temporary, path, source, image_options, workers)
-
-
-def encode(file, path, source, image_options, workers):
-    """What `write_beton` does, into `file`, which exists; errors and the progress bar call it `path`."""
     if len(source) == 0:
         raise UserError(f"there are no images for {path}; check the folder or manifest")
     fields = {"image": image_options.field()}
@@ -83,7 +77,8 @@ def encode(file, path, source, image_options, workers):
     fields["index"] = IntField()
     if spurious is not None:
         fields["spurious"] = IntField()
-    _Writer(str(file), fields, page_size=4 * MIN_PAGE_SIZE, num_workers=workers).write(source, path)
+    with atomic_path(path) as temporary:
+        _Writer(str(temporary), fields, page_size=4 * MIN_PAGE_SIZE, num_workers=workers).write(source, path)
 
 
 class _Writer(DatasetWriter):

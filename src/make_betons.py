@@ -1,15 +1,14 @@
 """From image sources to a folder of betons with a config to start from: what the script and the notebook call."""
 
-import contextlib
 from pathlib import Path
 
 import numpy as np
 import yaml
 
-from .beton_writer import ImageOptions, encode
+from .beton_writer import ImageOptions, write_beton
 from .betons import open_beton
 from .errors import UserError
-from .files import atomic_path, check_writable, write_csv
+from .files import atomic_path, check_writable, write_csv, written_together
 from .image_sources import without_broken
 from .scenes import SPLITS, TRUTH_COLUMNS, make_split, truth_rows
 
@@ -40,10 +39,9 @@ def write_splits(sources, folder, name, image_options=None, workers=-1):
     """
     folder = Path(folder)
     check_writable(folder / f"{name}.yaml")
-    with contextlib.ExitStack() as betons:
+    with written_together():
         for split, source in sources.items():
-            path = folder / f"{name}_{split}.beton"
-            encode(betons.enter_context(atomic_path(path)), path, source, image_options or ImageOptions(), workers)
+            write_beton(folder / f"{name}_{split}.beton", source, image_options or ImageOptions(), workers)
     return {split: len(source) for split, source in sources.items()}
 
 
