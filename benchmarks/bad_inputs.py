@@ -593,7 +593,8 @@ def try_bad_files(data, out, wanted):
                 make(path, kept.read_bytes())
                 found = call(command.main, command.argv(folder / "out"), folder)
                 problem = found.problem(good.memory + MEMORY)
-                if not problem and not re.search(f"beton|class|image|run|{path.name}|{role.split()[-1]}", found.stderr):
+                named = f"beton|class|image|run|{path.parent.name} of|{path.name}|{role.split()[-1]}"
+                if not problem and not re.search(named, found.stderr):
                     problem = f"the sentence does not name it: {found.stderr.strip()[-300:]}"
                 if Path(f"{path}.ran").exists() or Path("pwned").exists():
                     problem = "RAN CODE"

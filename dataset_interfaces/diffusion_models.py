@@ -139,13 +139,21 @@ def _from_folder(folder):
             f"the folder {folder} is not a Stable Diffusion folder: {' and '.join(missing)} missing; give the folder "
             "that holds model_index.json"
         )
-    options = {"local_files_only": True}
+
+    def load(read, part, **options):
+        try:
+            return read(folder / part, local_files_only=True, **options)
+        except LOADING_ERRORS as error:
+            raise UserError(
+                f"the {part} of the diffusion model {folder} cannot be loaded: {hub.one_line(error)}; get it again"
+            ) from error
+
     return (
-        CLIPTokenizer.from_pretrained(folder / "tokenizer", **options),
-        CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float32, **options),
-        AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=torch.float32, **options),
-        UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=torch.float32, **options),
-        EulerDiscreteScheduler.load_config(folder / "scheduler", **options),
+        load(CLIPTokenizer.from_pretrained, "tokenizer"),
+        load(CLIPTextModel.from_pretrained, "text_encoder", dtype=torch.float32),
+        load(AutoencoderKL.from_pretrained, "vae", torch_dtype=torch.float32),
+        load(UNet2DConditionModel.from_pretrained, "unet", torch_dtype=torch.float32),
+        load(EulerDiscreteScheduler.load_config, "scheduler"),
     )
 
 
