@@ -76,7 +76,7 @@ def comparison_figure(rows):
     names = list(dict.fromkeys(row.name for row in rows))
     base = names[0]
     colours = {name: f"C{i}" for i, name in enumerate(names)}
-    figure = Figure(figsize=(12, 4.2), dpi=100, layout="constrained")
+    figure = Figure(figsize=(12, 4.6), dpi=100, layout="constrained")
     left, *sides = figure.subplots(1, 3, width_ratios=[1.3, 1, 1])
 
     others = names[1:] or names
@@ -87,7 +87,7 @@ def comparison_figure(rows):
         for j, what in enumerate(main):
             row, height = of_name[what], j - 0.4 + (i + 0.5) * step
             left.plot([row.low, row.high], [height, height], color=colours[name], linewidth=2)
-            left.plot(row.difference, height, "o", color=colours[name], label=_plain(name) if j == 0 else None)
+            left.plot(row.difference, height, "o", color=colours[name])
     left.axvline(0, color="grey", linewidth=0.8, zorder=0)
     left.set_yticks(range(len(main)), main)
     left.invert_yaxis()
@@ -110,7 +110,7 @@ def comparison_figure(rows):
                 label=_plain(name),
             )
         ax.set(xlabel=f"K {word} test images of each class", ylabel="accuracy")
-    sides[0].legend(frameon=False, fontsize=8)
+    figure.legend(*sides[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False, fontsize=8)
     for ax in (left, *sides):
         ax.spines[["top", "right"]].set_visible(False)
     return figure
