@@ -25,7 +25,8 @@ test: $(STAMP)
 	bash scripts/install.sh browser
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
-	.venv/bin/python -m pytest -q $(PYTEST_ARGS)
+	# Two processes of one thread each; the tests of a file share what they have made, and stay together.
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -n 2 --dist loadfile $(PYTEST_ARGS)
 
 clean:
 	rm -rf demo build dist *.egg-info .pytest_cache .ruff_cache
