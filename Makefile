@@ -21,11 +21,11 @@ setup:
 demo: $(STAMP)
 	.venv/bin/python scripts/demo.py
 
+# Tests: two processes of one thread each; the tests of a file share what they have made, and stay together.
 test: $(STAMP)
 	bash scripts/install.sh browser
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
-	# Two processes of one thread each; the tests of a file share what they have made, and stay together.
 	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -n 2 --dist loadfile $(PYTEST_ARGS)
 
 clean:
