@@ -325,15 +325,24 @@ HOSTILE_PT = {
 }
 
 
+# Seen before anything is unpacked or made; all else "is not loaded".
+REASONS = {
+    "a zip bomb": "is compressed",
+    "a trillion numbers of which one is stored": "is larger than the numbers stored for it",
+    "a truncated archive": "is truncated",
+    "an endless nest": "is truncated",
+    "laughs": "train_indices is not",
+    "a list in itself": "holds a list",
+}
+
+
 @pytest.mark.parametrize("what", HOSTILE_PT)
-def test_a_hostile_pt_file_is_refused_and_runs_and_fills_nothing(what, tmp_path, monkeypatch):
+def test_a_hostile_pt_file_is_refused_for_what_it_is_and_runs_nothing(what, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     HOSTILE_PT[what](tmp_path / "x.pt")
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with pytest.raises(UserError, match=r"index file .*x\.pt"):
+    with pytest.raises(UserError, match=rf"index file .*x\.pt.* {REASONS.get(what, 'it is not loaded')}"):
         load_index_file(tmp_path / "x.pt")
     assert os.listdir(tmp_path) == ["x.pt"]
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # KB
 
 
 def with_value(content, path, value):
