@@ -2,7 +2,6 @@
 
 import csv
 import functools
-import hashlib
 import io
 import itertools
 import json
@@ -17,7 +16,7 @@ from tqdm import tqdm
 
 from . import hub
 from .diffusion_models import DEFAULT_MODEL, resolve_device
-from .encoders import load_class_tokens
+from .encoders import encoder_digest, load_class_tokens
 from .errors import UserError
 from .files import load_tensors, read_image, save_image, write_file
 from .generation import PLACEHOLDER, check_request, generate, load_pipeline
@@ -76,8 +75,7 @@ def benchmark(
     check_quantile(quantile)
     results = []
     clip = clip or {}
-    with open(Path(encoder_root) / "text_encoder" / "model.safetensors", "rb") as stream:
-        made_by = {"encoder": hashlib.file_digest(stream, "sha256").hexdigest()}
+    made_by = {"encoder": encoder_digest(encoder_root)}
     made_by |= {name: value for name, value in options.items() if name not in ("batch_size", "device")}
     made_by |= {f"prompt of {shift.name}": shift.prompt for shift in shifts}
     made_by = _made_alike(Path(out) / "images" / "made_by.json", made_by)

@@ -1,5 +1,6 @@
 """Encoder roots: a tokenizer and a text encoder that know the tokens of a data set's classes."""
 
+import hashlib
 import json
 import re
 from dataclasses import dataclass
@@ -166,6 +167,12 @@ def load_class_tokens(encoder_root):
         ) from None
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{path} is damaged; make the encoder root again with create_token_dictionary") from error
+
+
+def encoder_digest(encoder_root):
+    """SHA-256 of an encoder root's weights, which tells whether images were made with it."""
+    with open(Path(encoder_root) / "text_encoder" / "model.safetensors", "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def load_encoder(encoder_root):

@@ -170,7 +170,7 @@ def check_settings(out, args):
 def run_name(args, by=None):
     """Of a run, by everything that it depends on beside the loop's settings; of a comparison, without `by`."""
     what = {"add": f"add{args.per_class}", "weights": args.scheme, "filter": "filter",
-            "synthetic": f"synthetic{args.per_class}{'_filtered' * args.filter}"}[args.intervention]  # fmt: skip
+            "synthetic": f"synthetic{images_of(args)}"}[args.intervention]  # fmt: skip
     if what == "x2":
         what = f"x{args.factor:g}"
     return "_".join(part for part in (what, by, args.finetune and f"finetune_{args.finetune}") if part)

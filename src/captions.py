@@ -203,7 +203,7 @@ class CaptionSet:
 
     def __init__(self, source, grammar, shipped):
         self.source, self.grammar, self.shipped = source, grammar, shipped
-        self._listed = {_plain(name): name for name in reversed(grammar.classes)}
+        self._listed = {plain_name(name): name for name in reversed(grammar.classes)}
 
     def for_class(self, class_name):
         """The `CaptionGenerator` of a class.
@@ -249,7 +249,7 @@ class CaptionSet:
         return [self.for_class(name) for name in class_names]
 
     def _listed_name(self, class_name):
-        return class_name if class_name in self.grammar.classes else self._listed.get(_plain(class_name))
+        return class_name if class_name in self.grammar.classes else self._listed.get(plain_name(class_name))
 
     def _no_entry(self, class_name):
         remedy = "write a file for your classes" if self.shipped else "add it under classes, or add a default entry"
@@ -313,5 +313,6 @@ class CaptionGenerator:
         return re.sub("\0([Aa]) (.*)", lambda match: match[1] + with_article(match[2])[1:], caption)
 
 
-def _plain(class_name):
+def plain_name(class_name):
+    """A class's name as names are compared: without case, underscores and double spaces."""
     return " ".join(class_name.replace("_", " ").casefold().split())

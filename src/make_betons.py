@@ -48,9 +48,10 @@ def write_splits(sources, folder, name, image_options=None, workers=-1):
 def write_scenes(setting, folder, name="scenes", image_options=None, workers=-1):
     """Draw a `SceneSetting` into betons, with the truth of every image in `NAME_SPLIT.csv` beside them."""
     splits = {split: make_split(setting, split) for split in SPLITS if getattr(setting, split)}
-    written = write_splits(splits, folder, name, image_options, workers=workers)
-    for split, source in splits.items():
-        write_csv(Path(folder) / f"{name}_{split}.csv", TRUTH_COLUMNS, truth_rows(source))
+    with written_together():
+        written = write_splits(splits, folder, name, image_options, workers=workers)
+        for split, source in splits.items():
+            write_csv(Path(folder) / f"{name}_{split}.csv", TRUTH_COLUMNS, truth_rows(source))
     return written
 
 

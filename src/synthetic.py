@@ -22,13 +22,13 @@ from dataset_interfaces.files import save_image
 from dataset_interfaces.inference_utils import calibrate_thresholds, clip_similarity
 
 from .caption_scores import SIDES
-from .captions import get_caption_set, with_article
+from .captions import get_caption_set, plain_name, with_article
 from .clip import full_name
 from .config_parsing import read_yaml
 from .errors import UserError, some
 from .evaluation import predict
 from .extra_images import extra_images_split
-from .files import atomic_path, file_digest, write_csv
+from .files import atomic_path, write_csv
 from .image_sources import GENERATED
 from .loaders import make_loader
 
@@ -95,7 +95,7 @@ def class_prompts(proc, captions, encoder_root=None):
         name, generator = proc.class_names[c], generators[c]
         if captions != "neutral" and name not in first:
             raise UserError(f"the captions beside {proc.path} lack those of {name}; {_AGAIN}")
-        if encoder_root is not None and _plain(name) not in tokens:
+        if encoder_root is not None and plain_name(name) not in tokens:
             raise UserError(f"{encoder_root} has no token for the class {name}, only for {some(tokens)}")
         caption = first.get(name, generator.reference)
         bare = caption in (generator.reference, *generator.captions("noun"))
@@ -103,7 +103,7 @@ def class_prompts(proc, captions, encoder_root=None):
             ClassPrompt(
                 c,
                 caption,
-                caption if encoder_root is None else _with_noun(caption, generator, tokens[_plain(name)]),
+                caption if encoder_root is None else _with_noun(caption, generator, tokens[plain_name(name)]),
                 generator.reference,
                 None if bare else _with_noun(caption, generator, _ANYTHING),
             )
@@ -129,11 +129,7 @@ def _first_captions(proc, side):
 
 def _tokens(encoder_root):
     classes = load_class_tokens(encoder_root)
-    return {_plain(name): token for name, token in zip(classes.class_names, classes.tokens, strict=True)}
-
-
-def _plain(class_name):
-    return " ".join(class_name.replace("_", " ").casefold().split())
+    return {plain_name(name): token for name, token in zip(classes.class_names, classes.tokens, strict=True)}
 
 
 def _with_noun(caption, generator, word):
@@ -194,13 +190,6 @@ def begin_folder(out, settings):
             )
     with atomic_path(path) as temporary:
         temporary.write_text(yaml.safe_dump(settings, sort_keys=False, allow_unicode=True), encoding="utf-8")
-
-
-def encoder_digest(encoder_root):
-    """What tells token dictionaries apart: a hash of the text encoder, or None without a dictionary."""
-    if encoder_root is None:
-        return None
-    return file_digest(Path(encoder_root) / "text_encoder" / "model.safetensors")
 
 
 def folder_names(class_names):

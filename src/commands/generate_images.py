@@ -17,6 +17,7 @@ from typing import NamedTuple
 from tqdm import tqdm
 
 from dataset_interfaces import errors as interfaces
+from dataset_interfaces.encoders import encoder_digest
 from dataset_interfaces.files import check_space
 from dataset_interfaces.generation import check_request, load_pipeline, sample
 from dataset_interfaces.inference_utils import QUANTILE, load_clip
@@ -32,7 +33,6 @@ from ..synthetic import (
     class_prompts,
     clip_of,
     default_model,
-    encoder_digest,
     folder_names,
     image_path,
     kept_of,
@@ -190,7 +190,7 @@ def settings(args, prompts, clip):
     return {
         "prompts": {name: prompt.prompt for name, prompt in prompts.items()},
         **{name: getattr(args, name) for name in ("per_class", "seed", "model", *Sampling._fields)},
-        "encoder_root": encoder_digest(args.encoder_root),
+        "encoder_root": encoder_digest(args.encoder_root) if args.encoder_root else None,
         "device": args.device.split(":")[0],
         "clip": clip["clip_model"],
         "filter": {"quantile": args.quantile, "attempts": args.attempts} if args.filter else None,
