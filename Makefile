@@ -19,7 +19,7 @@ setup:
 	bash scripts/install.sh
 
 demo: $(STAMP)
-	.venv/bin/python scripts/demo.py
+	.venv/bin/failure-directions demo
 
 # Tests: two processes of one thread each; the tests of a file share what they have made, and stay together.
 test: $(STAMP)

@@ -7,9 +7,10 @@ cat = get_caption_set("CIFARSIMPLE").for_class("cat")
 scores, latents = clip.get_caption_scores(cat.captions("all"), cat.reference, svm_fitter, target_c=3)
 """
 
-from src.caption_scores import describe_directions, rank_captions, subpopulation_accuracy
-from src.captions import CaptionGenerator, get_caption_set
-from src.clip import CLIPProcessor
+from src.captions.ranking import describe_directions, rank_captions
+from src.captions.subpopulations import subpopulation_accuracy
+from src.captions.vocabulary import CaptionGenerator, get_caption_set
+from src.embeddings.clip import CLIPProcessor
 
 __all__ = [
     "CLIPProcessor",

@@ -1,6 +1,6 @@
-"""Images generated from the captions of failure directions: see src/commands/generate_images.py, or --help."""
+"""Images generated from the captions of failure directions: see src/commands/generate.py, or --help."""
 
-from src.commands.generate_images import main
+from src.commands.generate import main
 
 if __name__ == "__main__":
     main()

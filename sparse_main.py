@@ -1,6 +1,6 @@
-"""Make a model's last layer sparse: see src/commands/sparse_main.py, or --help."""
+"""Make a model's last layer sparse: see src/commands/sparse.py, or --help."""
 
-from src.commands.sparse_main import main
+from src.commands.sparse import main
 
 if __name__ == "__main__":
     main()

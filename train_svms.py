@@ -1,6 +1,6 @@
-"""Distil a model's failures into one direction a class: see src/commands/train_svms.py, or --help."""
+"""Distil a model's failures into one direction a class: see src/commands/distil.py, or --help."""
 
-from src.commands.train_svms import main
+from src.commands.distil import main
 
 if __name__ == "__main__":
     main()

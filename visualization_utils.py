@@ -2,78 +2,27 @@
 
     python visualization_utils.py --svm results/cifar_svm.pt --report results/cifar_report.html
 
-In a notebook: `from visualization_utils import SVMProcessor, ClipAnalyzer`.
+In a notebook: `from visualization_utils import SVMProcessor, ClipAnalyzer`. The command is src/commands/report.py.
 """
 
-import argparse
-from pathlib import Path
+import importlib
 
-from src.errors import UserError, entry_point
-from src.figures import FORMATS
-from src.files import check_writable
-from src.report import write_report
-from src.svm_processor import SPLITS, SVMProcessor
+_EXPORTS = {
+    "ClipAnalyzer": "captions.analyzer",
+    "SVMProcessor": "directions.galleries",
+    "main": "commands.report",
+    "write_report": "report.page",
+}
 
-__all__ = ["ClipAnalyzer", "SVMProcessor", "write_report"]  # noqa: F822 (see __getattr__)
+__all__ = [*_EXPORTS]
 
 
 def __getattr__(name):
     # Late: a report needs no CLIP, and open_clip takes seconds to import.
-    if name == "ClipAnalyzer":
-        from src.caption_scores import ClipAnalyzer
-
-        return ClipAnalyzer
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def parse_arguments(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--svm", required=True, help="OUT.pt of train_svms.py")
-    parser.add_argument("--report", help="write the report to this HTML file")
-    parser.add_argument(
-        "--compared", metavar="OUT", help="show in the report what scripts/compare_runs.py --out OUT found"
-    )
-    parser.add_argument(
-        "--sparse", metavar="OUT", help="show in the report the features that sparse_main.py --out-path OUT chose"
-    )
-    parser.add_argument("--figures", metavar="DIR", help="write the hardest and easiest images of each class to DIR")
-    parser.add_argument("--format", default="png", choices=[name[1:] for name in FORMATS], help="of the figures")
-    parser.add_argument("--classes", nargs="+", metavar="NAME", help="figures of these classes only, by name")
-    parser.add_argument("--root", help="folder of the betons (default: the one that the result was made with)")
-    parser.add_argument("--split", default="test", choices=SPLITS, help="whose images are shown (default: test)")
-    parser.add_argument("--rows", type=int, default=2, help="of each gallery in the figures (default: 2)")
-    parser.add_argument("--columns", type=int, default=8, help="of each gallery in the figures (default: 8)")
-    return parser.parse_args(argv)
-
-
-@entry_point
-def main(argv=None):
-    args = parse_arguments(argv)
-    if not (args.report or args.figures):
-        raise UserError("nothing to make: give --report FILE.html, --figures DIR, or both")
-    if args.report and Path(args.report).exists() and Path(args.report).samefile(args.svm):
-        raise UserError(f"--report {args.report} is the result itself; name an HTML file")
-    if args.report:
-        path = write_report(args.svm, args.report, args.root, args.split, args.compared, args.sparse)
-        print(f"report: {path} ({path.stat().st_size / 1e6:.1f} MB)")
-    if args.figures:
-        write_figures(args)
-
-
-def write_figures(args):
-    """One figure a class that has a direction, named by its number: names may hold anything."""
-    folder = Path(args.figures)
-    check_writable(folder / "extremes")
-    proc = SVMProcessor(args.svm, args.root, get_unlabeled=args.split == "unlabeled")
-    chosen = [proc.class_number(name) for name in args.classes] if args.classes else range(proc.num_classes)
-    for c in chosen:
-        if c in proc.skipped and not args.classes:
-            print(f"no figure of {proc.class_names[c]}: {proc.skipped[c]}")
-            continue
-        path = folder / f"extremes_{c}.{args.format}"
-        proc.display_extremes(c, args.split, args.rows, args.columns, path)
-        print(f"{proc.class_names[c]}: {path}")
+    if name not in _EXPORTS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"src.{_EXPORTS[name]}"), name)
 
 
 if __name__ == "__main__":
-    main()
+    __getattr__("main")()

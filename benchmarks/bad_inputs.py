@@ -37,21 +37,42 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 import numpy as np
 import torch
 import yaml
+from failure_directions.commands import (
+    betons as make_betons,
+)
+from failure_directions.commands import (
+    compare as compare_runs,
+)
+from failure_directions.commands import (
+    distil as train_svms,
+)
+from failure_directions.commands import (
+    generate as generate_images,
+)
+from failure_directions.commands import (
+    index as make_index_files,
+)
+from failure_directions.commands import (
+    intervene as make_intervention,
+)
+from failure_directions.commands import (
+    sparse as sparse_main,
+)
+from failure_directions.commands import (
+    train as ffcv_main,
+)
+from failure_directions.runtime.errors import UserError, entry_point
+from failure_directions.runtime.files import write_csv
+from failure_directions.runtime.pt_files import load_pt
 from ffcv.types import ALLOC_TABLE_TYPE, FieldDescType, HeaderType
 from kill_trials import check_same, check_whole, finals, prepare, stages
 from tabulate import tabulate
 from tqdm import tqdm
 
 import visualization_utils
-from scripts import compare_runs, make_betons, make_index_files, make_intervention
-from src.commands import ffcv_main, generate_images, sparse_main, train_svms
-from src.errors import UserError, entry_point
-from src.files import load_pt, write_csv
 
 ROOT = Path(__file__).resolve().parents[1]
 MOMENTS = (0.5,)  # of an undisturbed call's time, at which disks vanish
@@ -90,36 +111,71 @@ def commands(data):
     of_result = {"result": data / "svm.pt", "test beton": betons["test beton"]}
     diffusion = {
         f"diffusion model's {file}": data / "diffusion" / file
-        for file in ("unet/config.json", "unet/diffusion_pytorch_model.safetensors",
-                     "text_encoder/model.safetensors", "tokenizer/tokenizer.json")
-    }  # fmt: skip
+        for file in (
+            "unet/config.json",
+            "unet/diffusion_pytorch_model.safetensors",
+            "text_encoder/model.safetensors",
+            "tokenizer/tokenizer.json",
+        )
+    }
     return {
         "make_betons manifest": Command(
-            make_betons.main, ["manifest", "--data", data / "images" / "manifest.csv", "--workers", 1],
+            make_betons.main,
+            ["manifest", "--data", data / "images" / "manifest.csv", "--workers", 1],
             lambda out: ["--out", out],
             {"manifest": data / "images" / "manifest.csv", "image": data / "images" / "circle" / "00000001.png"},
         ),
         "make_betons folder": Command(
-            make_betons.main, ["folder", "--data", data / "split_images", "--workers", 1],
+            make_betons.main,
+            ["folder", "--data", data / "split_images", "--workers", 1],
             lambda out: ["--out", out],
-            {"image": data / "split_images" / "train" / "circle" / "00000001.png"}, ("missing",),
+            {"image": data / "split_images" / "train" / "circle" / "00000001.png"},
+            ("missing",),
         ),
         "ffcv_main": Command(
             ffcv_main.main,
-            [*common, "--indices-file", data / "index.pt", "--loss-vec-file", data / "weights.pt", "--finetune-from",
-             checkpoint, "--extra-images", data / "images" / "extra.csv"],
+            [
+                *common,
+                "--indices-file",
+                data / "index.pt",
+                "--loss-vec-file",
+                data / "weights.pt",
+                "--finetune-from",
+                checkpoint,
+                "--extra-images",
+                data / "images" / "extra.csv",
+            ],
             lambda out: ["--runs", out, "--exp-name", "x"],
-            {**of_model, "index file": data / "index.pt", "loss weights": data / "weights.pt",
-             "extra images' manifest": data / "images" / "extra.csv",
-             "extra image": data / "images" / "circle" / "00000001.png"},
+            {
+                **of_model,
+                "index file": data / "index.pt",
+                "loss weights": data / "weights.pt",
+                "extra images' manifest": data / "images" / "extra.csv",
+                "extra image": data / "images" / "circle" / "00000001.png",
+            },
         ),
         "train_svms": Command(
             train_svms.main,
-            [*common, "-s", data / "svm.yaml", "--model-path", checkpoint, "--captions", data / "captions.yaml",
-             "--jobs", 1, "--spurious", "--unlabeled"],
+            [
+                *common,
+                "-s",
+                data / "svm.yaml",
+                "--model-path",
+                checkpoint,
+                "--captions",
+                data / "captions.yaml",
+                "--jobs",
+                1,
+                "--spurious",
+                "--unlabeled",
+            ],
             lambda out: ["--cache", out / "cache", "--out-file", out / "svm.pt"],
-            {**of_model, "unlabeled beton": data / "scenes_unlabeled.beton", "SVM config": data / "svm.yaml",
-             "captions": data / "captions.yaml"},
+            {
+                **of_model,
+                "unlabeled beton": data / "scenes_unlabeled.beton",
+                "SVM config": data / "svm.yaml",
+                "captions": data / "captions.yaml",
+            },
             ("folds of 10^6",),  # no class has as many images: all are skipped, and the table says so
         ),
         "sparse_main": Command(
@@ -132,48 +188,86 @@ def commands(data):
             visualization_utils.main,
             ["--svm", data / "svm.pt", "--compared", data / "compared", "--sparse", data / "sparse"],
             lambda out: ["--report", out / "report.html"],
-            {"result": data / "svm.pt", "comparison": data / "compared.csv", "sparse path": data / "sparse" / "run.pt",
-             "sparse features": data / "sparse" / "features" / "test" / "features.pt"},
+            {
+                "result": data / "svm.pt",
+                "comparison": data / "compared.csv",
+                "sparse path": data / "sparse" / "run.pt",
+                "sparse features": data / "sparse" / "features" / "test" / "features.pt",
+            },
             # Without the betons the report is one without images.
             ("a beton that is /dev/zero", "a root that does not exist"),
         ),
         "figures": Command(
-            visualization_utils.main, ["--svm", data / "svm.pt", "--rows", 1, "--columns", 2],
-            lambda out: ["--figures", out / "figures"], of_result,
+            visualization_utils.main,
+            ["--svm", data / "svm.pt", "--rows", 1, "--columns", 2],
+            lambda out: ["--figures", out / "figures"],
+            of_result,
             ("class names that leave the folder",),  # their files are called by number
         ),
         "generate_images": Command(
             generate_images.main,
-            ["--svm", data / "svm.pt", "--captions", "hard", "--model", data / "diffusion", "--steps", 1,
-             "--per-class", 1, "--device", "cpu"],
+            [
+                "--svm",
+                data / "svm.pt",
+                "--captions",
+                "hard",
+                "--model",
+                data / "diffusion",
+                "--steps",
+                1,
+                "--per-class",
+                1,
+                "--device",
+                "cpu",
+            ],
             lambda out: ["--out", out],
             {"result": data / "svm.pt", **diffusion},
-            ("no test metrics", "a beton outside of its folder", "a beton that is /dev/zero",
-             "a root that does not exist"),
+            (
+                "no test metrics",
+                "a beton outside of its folder",
+                "a beton that is /dev/zero",
+                "a root that does not exist",
+            ),
         ),
         "make_intervention add": Command(
-            make_intervention.main, ["add", "--svm", data / "svm.pt", "--per-class", 2],
-            lambda out: ["--out", out / "index.pt"], {"result": data / "svm.pt"},
-            ("no test metrics", "class names that leave the folder", "a beton outside of its folder",
-             "a beton that is /dev/zero", "a root that does not exist"),
+            make_intervention.main,
+            ["add", "--svm", data / "svm.pt", "--per-class", 2],
+            lambda out: ["--out", out / "index.pt"],
+            {"result": data / "svm.pt"},
+            (
+                "no test metrics",
+                "class names that leave the folder",
+                "a beton outside of its folder",
+                "a beton that is /dev/zero",
+                "a root that does not exist",
+            ),
         ),
         "make_index_files": Command(
-            make_index_files.main, ["--beton", betons["train beton"]],
-            lambda out: ["--out", out / "index.pt"], {"train beton": betons["train beton"]},
+            make_index_files.main,
+            ["--beton", betons["train beton"]],
+            lambda out: ["--out", out / "index.pt"],
+            {"train beton": betons["train beton"]},
             ("a label beyond the classes", "a negative label"),
         ),
         "make_index_files --labels": Command(
-            make_index_files.main, ["--labels", data / "labels.npy"],
-            lambda out: ["--out", out / "index.pt"], {"labels": data / "labels.npy"},
+            make_index_files.main,
+            ["--labels", data / "labels.npy"],
+            lambda out: ["--out", out / "index.pt"],
+            {"labels": data / "labels.npy"},
         ),
         "compare_runs": Command(
-            compare_runs.main, [data / "runs" / "base", "--svm", data / "svm.pt"],
+            compare_runs.main,
+            [data / "runs" / "base", "--svm", data / "svm.pt"],
             lambda out: ["--out", out / "table"],
             {"result": data / "svm.pt", "predictions": data / "runs" / "base" / "version_0" / "predictions.pt"},
-            ("class names that leave the folder", "a beton outside of its folder", "a beton that is /dev/zero",
-             "a root that does not exist"),
+            (
+                "class names that leave the folder",
+                "a beton outside of its folder",
+                "a beton that is /dev/zero",
+                "a root that does not exist",
+            ),
         ),
-    }  # fmt: skip
+    }
 
 
 # ---- bad files ------------------------------------------------------------------------------------------------------
@@ -249,11 +343,15 @@ CHECKPOINT = {
     "no weights": put("state_dict", value=None),
     "weights of another shape": put("state_dict", value=lambda state: {key: torch.ones(3) for key in state}),
     "a weight missing": put("state_dict", value=lambda state: dict(list(state.items())[1:])),
-    "NaN weights": put("state_dict", value=lambda state: {
-        key: weight * torch.nan if weight.is_floating_point() else weight for key, weight in state.items()}),
+    "NaN weights": put(
+        "state_dict",
+        value=lambda state: {
+            key: weight * torch.nan if weight.is_floating_point() else weight for key, weight in state.items()
+        },
+    ),
     "10^9 classes": put("build_params", "num_classes", value=10**9),
     "another architecture": put("build_params", "arch", value="../../etc"),
-}  # fmt: skip
+}
 INDEX = {
     "index beyond the beton": put("train_indices", value=torch.tensor([10**6])),
     "negative index": put("train_indices", value=torch.tensor([-1])),
@@ -306,11 +404,14 @@ YAML = {
     "UTF-16": of_text(lambda good: good.decode().encode("utf-16")),
     "a list": of_text(lambda good: b"- 1\n"),
     "a tag that runs code": of_text(lambda good: good + b"\nx: !!python/object/apply:os.system ['touch pwned']\n"),
-    "aliases for 9^11 words": of_text(lambda good: (
-        "a0: &a0 [ha]\n" + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 12))).encode()),
+    "aliases for 9^11 words": of_text(
+        lambda good: (
+            "a0: &a0 [ha]\n" + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 12))
+        ).encode()
+    ),
     "unknown key": of_yaml(colour="red"),
     "5 MB": of_text(lambda good: good + b"#" * 5_000_000),
-}  # fmt: skip
+}
 CONFIG = {
     "the same key twice": of_text(lambda good: good + b"\nimgsz: 40\n"),
     "0 pixels": of_yaml(imgsz=0),
@@ -369,13 +470,14 @@ IMAGE = {
 }
 LABELS = {
     "a pickle that runs code": lambda path, good: np.save(
-        path.open("wb"), np.array([Calls(os.system, f"touch {path}.ran")]), allow_pickle=True),
+        path.open("wb"), np.array([Calls(os.system, f"touch {path}.ran")]), allow_pickle=True
+    ),
     "floats": lambda path, good: np.save(path.open("wb"), np.random.default_rng(0).random(9)),
     "two dimensions": lambda path, good: np.save(path.open("wb"), np.zeros((3, 3), int)),
     "negative": lambda path, good: np.save(path.open("wb"), np.full(9, -1)),
     "none": lambda path, good: np.save(path.open("wb"), np.zeros(0, int)),
     "10^15 of which nine are there": of_text(lambda good: re.sub(rb"\(\d+,\), \}", b"(10**15,), }", good)),
-}  # fmt: skip
+}
 WEIGHTS_FILE = {
     "a header of 10^18 bytes": of_text(lambda good: (10**18).to_bytes(8, "little") + good[8:]),
     "a tensor beyond the file": of_text(lambda good: good[:-1000]),
@@ -449,12 +551,23 @@ TABLE = {
 }
 
 KINDS = {
-    "checkpoint": TORCH | CUT | CHECKPOINT, "index file": TORCH | CUT | INDEX, "loss weights": TORCH | CUT | WEIGHTS,
-    "result": TORCH | CUT | RESULT, "predictions": TORCH | CUT | PREDICTIONS, "sparse path": TORCH | CUT,
-    "sparse features": TORCH | CUT, "dataset config": YAML | CONFIG, "SVM config": YAML | SVM_CONFIG,
-    "captions": YAML | CAPTIONS, "manifest": MANIFEST, "extra images' manifest": MANIFEST, "image": CUT | IMAGE,
-    "extra image": CUT | IMAGE, "labels": CUT | LABELS, "comparison": TABLE,
-}  # fmt: skip
+    "checkpoint": TORCH | CUT | CHECKPOINT,
+    "index file": TORCH | CUT | INDEX,
+    "loss weights": TORCH | CUT | WEIGHTS,
+    "result": TORCH | CUT | RESULT,
+    "predictions": TORCH | CUT | PREDICTIONS,
+    "sparse path": TORCH | CUT,
+    "sparse features": TORCH | CUT,
+    "dataset config": YAML | CONFIG,
+    "SVM config": YAML | SVM_CONFIG,
+    "captions": YAML | CAPTIONS,
+    "manifest": MANIFEST,
+    "extra images' manifest": MANIFEST,
+    "image": CUT | IMAGE,
+    "extra image": CUT | IMAGE,
+    "labels": CUT | LABELS,
+    "comparison": TABLE,
+}
 
 
 def bad_files(command, role, first_beton):
@@ -477,8 +590,13 @@ def prepare_all(data):
     labels = torch.arange(240) // 30
     torch.save(torch.ones(240), data / "weights.pt")
     np.save(data / "labels.npy", labels.numpy())
-    torch.save({"train_indices": torch.arange(240), "train_labels_digest": load_pt(data / "svm.pt", "result")[
-        "train_labels_digest"]}, data / "index.pt")  # fmt: skip
+    torch.save(
+        {
+            "train_indices": torch.arange(240),
+            "train_labels_digest": load_pt(data / "svm.pt", "result")["train_labels_digest"],
+        },
+        data / "index.pt",
+    )
     shutil.copytree(data / "generated", data / "images", ignore=shutil.ignore_patterns("*.yaml", "attempts.csv"))
     names = sorted(str(path.relative_to(data / "images")) for path in (data / "images").rglob("*.png"))
     for file, split in (("manifest.csv", True), ("extra.csv", False)):
@@ -606,8 +724,13 @@ def try_bad_files(data, out, wanted):
                 changed = [file for file in {**before, **after} if before.get(file, 0) != after.get(file, 0)]
                 problem = f"changed {', '.join(changed[:5])}"
             before = after
-            yield {"command": name, "input": role, "what": what, "said": found.stderr.strip()[-1000:],
-                   "problem": problem}  # fmt: skip
+            yield {
+                "command": name,
+                "input": role,
+                "what": what,
+                "said": found.stderr.strip()[-1000:],
+                "problem": problem,
+            }
 
 
 # ---- places ---------------------------------------------------------------------------------------------------------
@@ -651,8 +774,13 @@ def try_places(data, out, wanted):
                 found, problem = trial()
             except AssertionError as error:
                 found, problem = None, str(error)
-            yield {"command": name, "input": role, "what": what, "said": found.stderr.strip()[-1000:] if found else "",
-                   "problem": problem}  # fmt: skip
+            yield {
+                "command": name,
+                "input": role,
+                "what": what,
+                "said": found.stderr.strip()[-1000:] if found else "",
+                "problem": problem,
+            }
 
 
 def places(command, data, folder, needed, seconds):
@@ -758,8 +886,13 @@ TRIALS = {"files": try_bad_files, "places": try_places}
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--commands", default="", metavar="REGEX", help="those to try, by their names (default: all)")
-    parser.add_argument("--trials", nargs="+", choices=TRIALS, default=["files"],
-                        help="bad files, or bad places, which takes root and mounts (default: files)")  # fmt: skip
+    parser.add_argument(
+        "--trials",
+        nargs="+",
+        choices=TRIALS,
+        default=["files"],
+        help="bad files, or bad places, which takes root and mounts (default: files)",
+    )
     parser.add_argument("--out", required=True, help="folder for everything; must not exist")
     args = parser.parse_args(argv)
     out = Path(args.out).absolute()

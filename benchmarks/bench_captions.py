@@ -12,15 +12,10 @@ import argparse
 import statistics
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from src.caption_scores import caption_scores
-from src.captions import get_caption_set
-from src.svm_utils import SVMFitter
+from failure_directions.captions.vocabulary import get_caption_set
+from failure_directions.svm_utils import SVMFitter
 
 LIMIT_S = 1.0
 
@@ -61,7 +56,7 @@ def main():
         fitter = SVMFitter(split_and_search=False, method=method)
         fitter.set_preprocess(images)
         fitter.fit(preds=preds, ys=labels, latents=images)
-        seconds = timed(lambda fitter=fitter: caption_scores(fitter, 0, latents, latents[0]), args.runs)
+        seconds = timed(lambda fitter=fitter: fitter.caption_scores(0, latents, latents[0]), args.runs)
         report(f"scoring {args.captions:,} captions x {args.dimensions}, {method}", seconds)
         medians[method] = statistics.median(seconds)
 

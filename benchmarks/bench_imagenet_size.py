@@ -31,18 +31,16 @@ from pathlib import Path
 import numpy as np
 import psutil
 import torch
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from src.caption_scores import SIDES, caption_similarity, describe_directions, extreme_latents, subpopulation_accuracy
-from src.captions import CaptionFile, CaptionSet
-from src.evaluation import Predictions
-from src.files import create_npy
-from src.jobs import JobsBackend
-from src.label_noise import looks_like
-from src.svm_results import OutputFiles, class_table, save_result, split_metrics, write_split_csv
-from src.svm_utils import SVMFitter
-from src.tables import format_table
+from failure_directions.captions.ranking import SIDES, describe_directions
+from failure_directions.captions.subpopulations import caption_similarity, extreme_latents, subpopulation_accuracy
+from failure_directions.captions.vocabulary import CaptionFile, CaptionSet
+from failure_directions.directions.job_backends import JobsBackend
+from failure_directions.directions.label_noise import looks_like
+from failure_directions.directions.results import OutputFiles, class_table, save_result, split_metrics, write_split_csv
+from failure_directions.runtime.files import create_npy
+from failure_directions.runtime.tables import format_table
+from failure_directions.svm_utils import SVMFitter
+from failure_directions.training.evaluation import Predictions
 
 SVM_SECONDS = 120
 ROWS_DRAWN = 2**14  # at a time

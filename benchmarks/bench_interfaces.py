@@ -24,22 +24,20 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from failure_directions.data.scene_drawing import BACKGROUNDS, PALETTE, SHAPES, draw
+from failure_directions.embeddings.clip import SCENES_CLIP
+from failure_directions.interfaces.diffusion_models import load_model
+from failure_directions.interfaces.encoders import load_encoder
+from failure_directions.interfaces.inference_utils import clip_similarity
+from failure_directions.interfaces.textual_inversion import mean_embedding
 from PIL import Image
 from tabulate import tabulate
 from torchvision.transforms.functional import to_pil_image, to_tensor
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
 from dataset_interfaces import create_token_dictionary, generate, run_textual_inversion
-from dataset_interfaces.diffusion_models import load_model
-from dataset_interfaces.encoders import load_encoder
-from dataset_interfaces.inference_utils import clip_similarity
-from dataset_interfaces.textual_inversion import mean_embedding
 from scripts.train_scenes_diffusion import GUIDANCE, POSE, noisy
-from src.clip import SCENES
-from src.scenes import BACKGROUNDS, PALETTE, SHAPES, draw
 
-MODEL = Path(__file__).resolve().parent.parent / "src" / "scenes_diffusion"
+MODEL = Path(__file__).resolve().parent.parent / "src" / "interventions" / "scenes_diffusion"
 CLASS = "star"
 CONCEPTS = {"orange": (240, 125, 20), "cyan": (25, 190, 205)}
 TOKEN = "<coloured-star-0>"
@@ -158,7 +156,7 @@ def most_similar(images, texts):
     """
     images = noisy(torch.stack([to_tensor(image) for image in images]))
     images = [to_pil_image(image) for image in images]
-    clip = {"clip_model": f"local-dir:{SCENES}", "device": "cpu"}
+    clip = {"clip_model": f"local-dir:{SCENES_CLIP}", "device": "cpu"}
     similarity = [clip_similarity(images, text, **clip) for text in texts.values()]
     return np.array([*texts])[np.argmax(similarity, axis=0)]
 

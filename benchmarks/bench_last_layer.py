@@ -9,18 +9,16 @@ features computed first; again, the features read; and everything. Writes OUT/la
 
 import argparse
 import shutil
-import sys
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from scripts.run_loop import FINETUNING
-from scripts.steps import repeated
-from src.commands import ffcv_main
-from src.errors import entry_point
-from src.files import load_pt, write_csv
-from src.tables import format_table
+from failure_directions.commands import train as ffcv_main
+from failure_directions.commands.loop import FINETUNING
+from failure_directions.commands.steps import repeated
+from failure_directions.runtime.errors import entry_point
+from failure_directions.runtime.files import write_csv
+from failure_directions.runtime.pt_files import load_pt
+from failure_directions.runtime.tables import format_table
 
 
 @entry_point
@@ -38,12 +36,25 @@ def main():
     shutil.rmtree(out / "start", ignore_errors=True)
     start.parent.mkdir(parents=True)
     shutil.copy(args.model_path, start)
-    common = ["-c", args.config, "--root", args.root, "--runs", out / "runs", "--finetune-from", start,
-              "--disable-logging", *repeated("--override", FINETUNING)]  # fmt: skip
+    common = [
+        "-c",
+        args.config,
+        "--root",
+        args.root,
+        "--runs",
+        out / "runs",
+        "--finetune-from",
+        start,
+        "--disable-logging",
+        *repeated("--override", FINETUNING),
+    ]
     common += ["--indices-file", args.indices_file] if args.indices_file else []
     rows = []
-    for name, options in (("last layer, features computed", ["--freeze"]), ("last layer, features kept", ["--freeze"]),
-                          ("whole network", [])):  # fmt: skip
+    for name, options in (
+        ("last layer, features computed", ["--freeze"]),
+        ("last layer, features kept", ["--freeze"]),
+        ("whole network", []),
+    ):
         began = time.perf_counter()
         exp_name = name.replace(",", "").replace(" ", "_")
         ffcv_main.main([str(word) for word in (*common, *options, "--exp-name", exp_name)])

@@ -8,26 +8,22 @@ device that there is. The first epoch of each (compilation, worker start-up) is 
 
 import argparse
 import io
-import sys
 import tempfile
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 import numpy as np
 import torch
+from failure_directions.config_parsing import DatasetConfig
+from failure_directions.data.beton_writer import ImageOptions, write_beton
+from failure_directions.data.betons import open_beton
+from failure_directions.data.image_sources import ImageArrays
+from failure_directions.data.splits import Split
+from failure_directions.loaders import make_loader
+from failure_directions.runtime.tables import format_table
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
-
-from src.beton_writer import ImageOptions, write_beton
-from src.betons import open_beton
-from src.config_parsing import DatasetConfig
-from src.image_sources import ImageArrays
-from src.loaders import make_loader
-from src.splits import Split
-from src.tables import format_table
 
 MEAN, STD = [125.3, 123.0, 113.9], [51.5, 50.8, 51.3]
 _UNIT_MEAN, _UNIT_STD = [m / 255 for m in MEAN], [s / 255 for s in STD]
@@ -93,17 +89,29 @@ def compare(name, images, image_size, crop, device, args, folder):
         source = ImageArrays(images, np.zeros(len(images), int), ["a"])
         write_beton(path, source, ImageOptions("jpg" if jpeg else "raw"))
     config = DatasetConfig(
-        train_beton=path.name, test_beton=path.name, imgsz=image_size, arch="resnet18", arch_type="resnet",
-        num_classes=1, mean=MEAN, std=STD, batch_size=args.batch_size, num_workers=args.workers,
+        train_beton=path.name,
+        test_beton=path.name,
+        imgsz=image_size,
+        arch="resnet18",
+        arch_type="resnet",
+        num_classes=1,
+        mean=MEAN,
+        std=STD,
+        batch_size=args.batch_size,
+        num_workers=args.workers,
         train_img_decoder="random_resized_crop" if crop else "simple",
         train_aug="imagenet_train_aug" if crop else "cifar_train_aug",
-    )  # fmt: skip
+    )
     ours = make_loader(Split("train", open_beton(path), np.arange(len(images))), config, device, train=True)
     theirs = DataLoader(
         TorchImages(images, jpeg, torchvision_augmentation(image_size, crop)),
-        args.batch_size, shuffle=True, drop_last=True, num_workers=args.workers, persistent_workers=True,
+        args.batch_size,
+        shuffle=True,
+        drop_last=True,
+        num_workers=args.workers,
+        persistent_workers=True,
         pin_memory=device.type == "cuda",
-    )  # fmt: skip
+    )
 
     def torch_epoch():
         for batch, _ in theirs:

@@ -23,28 +23,27 @@ from pathlib import Path
 
 import numpy as np
 import torch
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
 from bench_imagenet_size import Meter, RandomClip, draw_split, planted
 from bench_loader import MEAN, STD, smooth_images
-
-from src.beton_writer import ImageOptions, write_beton
-from src.betons import open_beton
-from src.caption_scores import caption_similarity, describe_directions
-from src.captions import CaptionFile, CaptionSet
-from src.config_parsing import DatasetConfig
-from src.embeddings import EmbeddingCache, LatentEmbedding, Prepared
-from src.evaluation import Predictions
-from src.image_sources import ImageArrays
-from src.label_noise import looks_like
-from src.loaders import make_loader
-from src.report import render_report
-from src.splits import Split
-from src.svm_processor import SVMProcessor
-from src.svm_results import OutputFiles, save_result, split_metrics, write_split_csv
-from src.svm_utils import SVMFitter
-from src.training import Trainer, new_checkpoint
+from failure_directions.captions.ranking import describe_directions
+from failure_directions.captions.subpopulations import caption_similarity
+from failure_directions.captions.vocabulary import CaptionFile, CaptionSet
+from failure_directions.config_parsing import DatasetConfig
+from failure_directions.data.beton_writer import ImageOptions, write_beton
+from failure_directions.data.betons import open_beton
+from failure_directions.data.image_sources import ImageArrays
+from failure_directions.data.splits import Split
+from failure_directions.directions.galleries import SVMProcessor
+from failure_directions.directions.label_noise import looks_like
+from failure_directions.directions.results import OutputFiles, save_result, split_metrics, write_split_csv
+from failure_directions.embeddings.cache import EmbeddingCache
+from failure_directions.embeddings.spaces import LatentEmbedding, Prepared
+from failure_directions.loaders import make_loader
+from failure_directions.report.page import render_report
+from failure_directions.svm_utils import SVMFitter
+from failure_directions.training.evaluation import Predictions
+from failure_directions.training.resuming import new_checkpoint
+from failure_directions.training.trainer import Trainer
 
 CLASSES, VAL, D = 100, 256, 512  # where a stage does not vary them
 
@@ -69,8 +68,14 @@ class Stage:
 # ---------------------------------------------------------------------------------------------------------------------
 
 SMALL = {"imgsz": 32, "arch": "resnet10thin", "arch_type": "cifar_resnet", "batch_size": 256}
-LARGE = {"imgsz": 224, "arch": "resnet18", "arch_type": "resnet", "batch_size": 32,
-         "train_img_decoder": "random_resized_crop", "val_img_decoder": "center_crop_256"}  # fmt: skip
+LARGE = {
+    "imgsz": 224,
+    "arch": "resnet18",
+    "arch_type": "resnet",
+    "batch_size": 32,
+    "train_img_decoder": "random_resized_crop",
+    "val_img_decoder": "center_crop_256",
+}
 
 
 class DrawnImages:
@@ -96,9 +101,15 @@ def images_and_config(count, folder, options):
     large = options is LARGE
     beton(count + 64, folder, 256 if large else 32, "jpg" if large else "raw")()
     config = DatasetConfig(
-        train_beton="images.beton", test_beton="images.beton", num_classes=10, mean=MEAN, std=STD,
-        num_workers=2, training={"epochs": 1, "lr": 0.1}, **options,
-    )  # fmt: skip
+        train_beton="images.beton",
+        test_beton="images.beton",
+        num_classes=10,
+        mean=MEAN,
+        std=STD,
+        num_workers=2,
+        training={"epochs": 1, "lr": 0.1},
+        **options,
+    )
     opened = open_beton(folder / "images.beton")
     return Split("train", opened, np.arange(count)), Split("val", opened, np.arange(count, count + 64)), config
 
@@ -261,18 +272,33 @@ def report(classes, folder):
 
 _DOUBLING = (50_000, 100_000, 200_000, 400_000)
 STAGES = [
-    Stage("beton, raw, 32 px", "image", (10_000, 20_000, 40_000, 80_000),
-          partial(beton, size=32, write_mode="raw"), "images.beton"),
-    Stage("beton, JPEG, 256 px", "image", (2000, 4000, 8000),
-          partial(beton, size=256, write_mode="jpg"), "images.beton"),
-    Stage("training an epoch, thin ResNet-10, 32 px", "image", (4096, 8192, 16_384),
-          partial(training, options=SMALL)),
+    Stage(
+        "beton, raw, 32 px",
+        "image",
+        (10_000, 20_000, 40_000, 80_000),
+        partial(beton, size=32, write_mode="raw"),
+        "images.beton",
+    ),
+    Stage(
+        "beton, JPEG, 256 px", "image", (2000, 4000, 8000), partial(beton, size=256, write_mode="jpg"), "images.beton"
+    ),
+    Stage("training an epoch, thin ResNet-10, 32 px", "image", (4096, 8192, 16_384), partial(training, options=SMALL)),
     Stage("training an epoch, ResNet-18, 224 px", "image", (32, 64, 128), partial(training, options=LARGE)),
-    Stage("embedding, thin ResNet-10, 32 px", "image", (4096, 8192, 16_384),
-          partial(embedding, options=SMALL), "embeddings/*"),
+    Stage(
+        "embedding, thin ResNet-10, 32 px",
+        "image",
+        (4096, 8192, 16_384),
+        partial(embedding, options=SMALL),
+        "embeddings/*",
+    ),
     Stage("embedding, ResNet-18, 224 px", "image", (64, 128, 256), partial(embedding, options=LARGE), "embeddings/*"),
-    Stage("embedding, ResNet-18 and CLIP, 224 px", "image", (64, 128, 256),
-          partial(embedding, options=LARGE, clip=True), "embeddings/*"),
+    Stage(
+        "embedding, ResNet-18 and CLIP, 224 px",
+        "image",
+        (64, 128, 256),
+        partial(embedding, options=LARGE, clip=True),
+        "embeddings/*",
+    ),
     Stage("whitening", "image", _DOUBLING, whitening),
     Stage("SVMs, 20 classes x 256 x d", "dimension", (128, 256, 512, 1024, 2048), partial(svms, varied="d")),
     Stage("SVMs, 20 classes x n x 512", "image a class", (64, 128, 256, 512, 1024, 2048), partial(svms, varied="val")),
@@ -280,17 +306,25 @@ STAGES = [
     Stage("decision values, N x 512", "image", _DOUBLING, partial(decision_values, varied="count")),
     Stage("decision values, 50,000 x d", "dimension", (128, 256, 512, 1024), partial(decision_values, varied="d")),
     Stage("what images look like, N x 512, 100 classes", "image", _DOUBLING[:3], partial(likeness, varied="count")),
-    Stage("what images look like, 25,000 x 512, classes", "class", (125, 250, 500, 1000),
-          partial(likeness, varied="classes")),
+    Stage(
+        "what images look like, 25,000 x 512, classes",
+        "class",
+        (125, 250, 500, 1000),
+        partial(likeness, varied="classes"),
+    ),
     Stage("captions embedded by CLIP", "caption", (64, 128, 256), caption_embedding),
-    Stage("captions ranked, 20 classes x captions", "caption a class", (1024, 4096, 16_384),
-          partial(caption_ranking, varied="captions")),
+    Stage(
+        "captions ranked, 20 classes x captions",
+        "caption a class",
+        (1024, 4096, 16_384),
+        partial(caption_ranking, varied="captions"),
+    ),
     Stage("captions ranked, classes x 1,024", "class", (25, 50, 100), partial(caption_ranking, varied="classes")),
     Stage("images near captions", "image", _DOUBLING, similarity),
     Stage("CSV of a split", "image", _DOUBLING, csv_of_split, "*.csv"),
     Stage("result", "image", _DOUBLING, result_file, "result.pt"),
     Stage("report, 64 px", "class", (10, 40, 160), report, "report.html"),
-]  # fmt: skip
+]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -378,10 +412,17 @@ class Size:
 
 PAPER = (Size("ImageNet", 1.33e6, 1000), Size("a billion images", 1e9, 10_000))
 _ON_PAPER = (
-    "beton, JPEG, 256 px", "training an epoch, ResNet-18, 224 px", "embedding, ResNet-18 and CLIP, 224 px", "whitening",
-    "SVMs, classes x 256 x 512", "decision values, N x 512", "captions embedded by CLIP", "images near captions",
-    "CSV of a split", "result",
-)  # fmt: skip
+    "beton, JPEG, 256 px",
+    "training an epoch, ResNet-18, 224 px",
+    "embedding, ResNet-18 and CLIP, 224 px",
+    "whitening",
+    "SVMs, classes x 256 x 512",
+    "decision values, N x 512",
+    "captions embedded by CLIP",
+    "images near captions",
+    "CSV of a split",
+    "result",
+)
 
 
 def on_paper(costs):

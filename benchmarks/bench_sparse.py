@@ -26,26 +26,34 @@ import time
 import warnings
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 import numpy as np
 import torch
+from failure_directions.runtime.errors import UserError, entry_point
+from failure_directions.runtime.files import write_csv
+from failure_directions.runtime.tables import format_table
+from failure_directions.sparse.feature_chunks import FeatureChunks
+from failure_directions.sparse.path import elastic_net_path
 from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
 from torch.utils.data import DataLoader
-
-from src.errors import UserError, entry_point
-from src.files import write_csv
-from src.sparse import FeatureChunks, elastic_net_path
-from src.tables import format_table
 
 SIZES = {"small": (4_500, 512, 10), "large": (10_000, 2_048, 50)}
 STREAM_SIZE = 128_000, 2_048, 1_000
 ALPHA = 0.99
 CSV_HEADER = [
-    "setting", "lambda", "seconds_ours", "seconds_theirs", "cpu_seconds_ours", "cpu_seconds_theirs",
-    "objective_ours", "objective_theirs", "kkt_ours", "kkt_theirs", "stopped_ours", "stopped_theirs",
-]  # fmt: skip
+    "setting",
+    "lambda",
+    "seconds_ours",
+    "seconds_theirs",
+    "cpu_seconds_ours",
+    "cpu_seconds_theirs",
+    "objective_ours",
+    "objective_theirs",
+    "kkt_ours",
+    "kkt_theirs",
+    "stopped_ours",
+    "stopped_theirs",
+]
 
 
 def parse_arguments(arguments):
@@ -105,9 +113,19 @@ def run_saga(X, y, classes):
     with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         path = glm_saga(
-            linear, loader, 0.1, 150, ALPHA, n_ex=len(X), n_classes=classes,
-            tol=1e-4, epsilon=0.01, k=10, do_zero=False, lookbehind=3,
-        )["path"]  # fmt: skip
+            linear,
+            loader,
+            0.1,
+            150,
+            ALPHA,
+            n_ex=len(X),
+            n_classes=classes,
+            tol=1e-4,
+            epsilon=0.01,
+            k=10,
+            do_zero=False,
+            lookbehind=3,
+        )["path"]
     # It says so, before the line of a lambda, where it ran into the limit of epochs.
     stopped = ["did not converge" not in part for part in re.split(r"\(\d+\) lambda", said.getvalue())[: len(path)]]
     return [

@@ -20,16 +20,12 @@ import sys
 import tempfile
 import threading
 import time
-from pathlib import Path
 
 import numpy as np
 import psutil
+from failure_directions.directions.class_fit import SEARCHED_C
+from failure_directions.svm_utils import SVMFitter
 from joblib import Parallel, delayed, effective_n_jobs
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from src.svm_path import SEARCHED_C
-from src.svm_utils import SVMFitter
 
 TOLERANCE = 1e-2
 

@@ -3,28 +3,24 @@
     python benchmarks/intervened_scenes.py --kind correlation --seeds 5 --out results/intervened
     python benchmarks/intervened_scenes.py --kind noise --seeds 5 --out results/filtered
 
-For each seed a setting is drawn (as in planted_scenes.py). Correlations: scripts/run_loop.py, whose calls are printed,
-adds 50 images a class from the pool, and doubles loss weights, chosen at random, by confidence, by the SVM, and by the
-truth. Noise: it leaves out training images whose labels look wrong; how many of them were is in OUT/left_out.csv.
+For each seed a setting is drawn (as in planted_scenes.py). Correlations: failure-directions loop, whose calls are
+printed, adds 50 images a class from the pool, and doubles loss weights, chosen at random, by confidence, by the SVM,
+and by the truth. Noise: it leaves out training images whose labels look wrong; how many of them were is in
+OUT/left_out.csv.
 """
 
 import argparse
 import csv
-import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 import numpy as np
-
-from scripts import run_loop
-from scripts.steps import run
-from src.errors import entry_point
-from src.files import write_csv
-from src.index_files import load_index_file
-from src.make_betons import write_scenes
-from src.scenes import planted_setting
-from src.tables import format_table
+from failure_directions.commands.steps import run
+from failure_directions.data.beton_sets import write_scenes
+from failure_directions.data.index_files import load_index_file
+from failure_directions.data.scenes import planted_setting
+from failure_directions.runtime.errors import entry_point
+from failure_directions.runtime.files import write_csv
+from failure_directions.runtime.tables import format_table
 
 ROOT = Path(__file__).resolve().parents[1]
 CHOICES = ("random", "confidence", "svm", "minority")
@@ -45,11 +41,22 @@ def main():
     for seed in seeds:
         if not (out / f"betons_{seed}" / "scenes_train.csv").exists():
             write_scenes(planted_setting(args.kind, seed), out / f"betons_{seed}")
-    common = ["-c", ROOT / "dataset_configs" / "scenes.yaml",
-              "-s", ROOT / "svm_configs" / "normalized_svm_scenes_config.yaml", "--captions", "SCENES",
-              "--root", out / "betons_{seed}", "--out", out, "--seeds", *seeds]  # fmt: skip
+    common = [
+        "-c",
+        ROOT / "dataset_configs" / "scenes.yaml",
+        "-s",
+        ROOT / "svm_configs" / "normalized_svm_scenes_config.yaml",
+        "--captions",
+        "SCENES",
+        "--root",
+        out / "betons_{seed}",
+        "--out",
+        out,
+        "--seeds",
+        *seeds,
+    ]
     for intervention in INTERVENTIONS[args.kind]:
-        run(run_loop.main, "scripts/run_loop.py", *common, "--intervention", *intervention)
+        run("loop", *common, "--intervention", *intervention)
     if args.kind == "noise":
         rows = [left_out(out, seed) for seed in seeds]
         write_csv(out / "left_out.csv", rows[0], [row.values() for row in rows])

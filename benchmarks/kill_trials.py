@@ -23,23 +23,33 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 import numpy as np
 import torch
 import yaml
+from failure_directions.commands import betons as make_betons
+from failure_directions.commands import (
+    distil as train_svms,
+)
+from failure_directions.commands import (
+    generate as generate_images,
+)
+from failure_directions.commands import (
+    sparse as sparse_main,
+)
+from failure_directions.commands import (
+    train as ffcv_main,
+)
+from failure_directions.data.betons import open_beton
+from failure_directions.data.scenes import SceneSetting
+from failure_directions.directions.galleries import StoredImages
+from failure_directions.runtime.errors import UserError, entry_point
+from failure_directions.runtime.files import write_csv
+from failure_directions.runtime.pt_files import load_pt
+from failure_directions.training.run_folders import latest_version
 from tabulate import tabulate
 from tqdm import tqdm
 
 import visualization_utils
-from scripts import make_betons
-from src.betons import open_beton
-from src.checkpoints import latest_version
-from src.commands import ffcv_main, generate_images, sparse_main, train_svms
-from src.errors import UserError, entry_point
-from src.files import load_pt, write_csv
-from src.scenes import SceneSetting
-from src.svm_processor import StoredImages
 
 ROOT = Path(__file__).resolve().parents[1]
 IGNORED = re.compile(r"\.lock|\..*|events\.out\.tfevents\..*|environment\.yaml")
@@ -49,11 +59,17 @@ GROWING = re.compile(r"checkpoint_(last|best)\.pt|attempts\.csv")
 DATED = {"args", "arguments", "environment", "date"}  # keys in .pt files that say how and when
 CONFIG = {
     **{f"{split}_beton": f"scenes_{split}.beton" for split in ("train", "val", "test", "unlabeled")},
-    "imgsz": 32, "arch": "resnet10thin", "arch_type": "cifar_resnet", "num_classes": 8,
-    "class_names": list(SceneSetting().classes), "mean": [127.0] * 3, "std": [60.0] * 3, "batch_size": 32,
+    "imgsz": 32,
+    "arch": "resnet10thin",
+    "arch_type": "cifar_resnet",
+    "num_classes": 8,
+    "class_names": list(SceneSetting().classes),
+    "mean": [127.0] * 3,
+    "std": [60.0] * 3,
+    "batch_size": 32,
     "train_aug": "cifar_train_aug",
     "training": {"epochs": 6, "lr": 0.1, "lr_scheduler": {"type": "cyclic", "lr_peak_epoch": 2}},
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True)
@@ -102,15 +118,38 @@ def stages(data):
         ),
         "last layer, extra images": Stage(
             ffcv_main.main,
-            lambda out: [*common, "--runs", out, "--exp-name", "run", "--finetune-from", checkpoint, "--freeze",
-                         "--extra-images", data / "generated" / "manifest.csv"],
+            lambda out: [
+                *common,
+                "--runs",
+                out,
+                "--exp-name",
+                "run",
+                "--finetune-from",
+                checkpoint,
+                "--freeze",
+                "--extra-images",
+                data / "generated" / "manifest.csv",
+            ],
             "the same, and the beton of the images; embeddings",
             resumes=True,
         ),
         "embeddings, SVMs, captions": Stage(
             train_svms.main,
-            lambda out: [*clip, "--model-path", checkpoint, "--captions", "SCENES", "--spurious", "--unlabeled",
-                         "--cache", out / "cache", "--out-file", out / "svm.pt", "--jobs", 2],
+            lambda out: [
+                *clip,
+                "--model-path",
+                checkpoint,
+                "--captions",
+                "SCENES",
+                "--spurious",
+                "--unlabeled",
+                "--cache",
+                out / "cache",
+                "--out-file",
+                out / "svm.pt",
+                "--jobs",
+                2,
+            ],
             "OUT.pt, OUT_model.pt and embeddings number for number; CSVs byte for byte",
         ),
         "sparse path": Stage(
@@ -125,15 +164,42 @@ def stages(data):
         ),
         "generated images": Stage(
             generate_images.main,
-            lambda out: ["--svm", data / "svm.pt", "--captions", "hard", "--out", out, "--model", data / "diffusion",
-                         "--steps", 3, "--per-class", 4, "--batch-size", 2, "--device", "cpu"],
+            lambda out: [
+                "--svm",
+                data / "svm.pt",
+                "--captions",
+                "hard",
+                "--out",
+                out,
+                "--model",
+                data / "diffusion",
+                "--steps",
+                3,
+                "--per-class",
+                4,
+                "--batch-size",
+                2,
+                "--device",
+                "cpu",
+            ],
             "images and CSVs byte for byte",
         ),
-    }  # fmt: skip
+    }
 
 
-SCENES = ["scenes", "--plant", "correlation:circle:colour=red:0.9", "--train", 30, "--val", 30, "--test", 30,
-          "--unlabeled", 10]  # fmt: skip
+SCENES = [
+    "scenes",
+    "--plant",
+    "correlation:circle:colour=red:0.9",
+    "--train",
+    30,
+    "--val",
+    30,
+    "--test",
+    30,
+    "--unlabeled",
+    10,
+]
 
 
 @entry_point

@@ -13,20 +13,18 @@ import argparse
 import contextlib
 import csv
 import io
-import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 import numpy as np
-
-from src.commands import ffcv_main, train_svms
-from src.errors import entry_point
-from src.files import load_pt, write_csv
-from src.make_betons import write_scenes
-from src.minority import minority_precision
-from src.scenes import ATTRIBUTES, KINDS, planted_setting
-from src.tables import format_table
+from failure_directions.commands import distil as train_svms
+from failure_directions.commands import train as ffcv_main
+from failure_directions.data.beton_sets import write_scenes
+from failure_directions.data.scenes import ATTRIBUTES, KINDS, planted_setting
+from failure_directions.directions.minority import minority_precision
+from failure_directions.runtime.errors import entry_point
+from failure_directions.runtime.files import write_csv
+from failure_directions.runtime.pt_files import load_pt
+from failure_directions.runtime.tables import format_table
 
 ROOT = Path(__file__).resolve().parents[1]
 SVM_CONFIGS = {
@@ -131,12 +129,16 @@ def summary(rows):
             ]
             reached = sum(np.mean([row["P@10 SVM"] for row in setting]) >= 0.9 for setting in settings)
             named = sum(np.mean([row["caption names it"] for row in setting]) == 1 for setting in settings)
-            table.append([
-                f"{kind}, {embedding}", label, len(chosen),
-                *(float(np.mean([row[measure] for row in chosen])) if chosen else None for measure in measures),
-                f"{reached} of {len(settings)}",
-                f"{named} of {len(settings)}" if embedding == "clip" else "-",
-            ])  # fmt: skip
+            table.append(
+                [
+                    f"{kind}, {embedding}",
+                    label,
+                    len(chosen),
+                    *(float(np.mean([row[measure] for row in chosen])) if chosen else None for measure in measures),
+                    f"{reached} of {len(settings)}",
+                    f"{named} of {len(settings)}" if embedding == "clip" else "-",
+                ]
+            )
     header = ["", "classes", "number", *measures, "settings with mean P@10 >= .9", "settings named in every class"]
     return header, table
 

@@ -7,12 +7,17 @@
 For the shell: `python -m dataset_interfaces learn|generate|score|benchmark`.
 """
 
-from .encoders import create_imagenet_star_encoder, create_token_dictionary
-from .errors import UserError
-from .generation import generate
-from .shifts import Shift, load_shifts
-from .textual_inversion import run_textual_inversion
-from .tokens import class_token
+try:
+    import failure_directions  # noqa: F401
+except ModuleNotFoundError:  # a checkout that is not installed: `src` answers to the package's name, too
+    import src  # noqa: F401
+
+from failure_directions.interfaces.encoders import create_imagenet_star_encoder, create_token_dictionary
+from failure_directions.interfaces.errors import UserError
+from failure_directions.interfaces.generation import generate
+from failure_directions.interfaces.shifts import Shift, load_shifts
+from failure_directions.interfaces.textual_inversion import run_textual_inversion
+from failure_directions.interfaces.tokens import class_token
 
 __all__ = [
     "Shift",

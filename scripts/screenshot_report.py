@@ -6,14 +6,11 @@ python scripts/screenshot_report.py demo/report.html docs/report.png
 import argparse
 import shutil
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from src.errors import UserError, entry_point
-from src.files import atomic_path
+from failure_directions.runtime.errors import UserError, entry_point
+from failure_directions.runtime.files import atomic_path
 
 
 @entry_point
@@ -36,14 +33,25 @@ def main(argv=None):
         taken = Path(folder) / "picture.png"
         finished = subprocess.run(
             [
-                chromium, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-dev-shm-usage",
-                "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync",
-                "--hide-scrollbars", f"--user-data-dir={folder}/profile", f"--screenshot={taken}",
-                f"--window-size={args.size.replace('x', ',')}", args.report.resolve().as_uri(),
+                chromium,
+                "--headless",
+                "--no-sandbox",
+                "--disable-gpu",
+                "--disable-quic",
+                "--disable-dev-shm-usage",
+                "--no-first-run",
+                "--disable-background-networking",
+                "--disable-component-update",
+                "--disable-sync",
+                "--hide-scrollbars",
+                f"--user-data-dir={folder}/profile",
+                f"--screenshot={taken}",
+                f"--window-size={args.size.replace('x', ',')}",
+                args.report.resolve().as_uri(),
             ],
             capture_output=True,
             text=True,
-        )  # fmt: skip
+        )
         if finished.returncode or not taken.is_file():
             raise UserError(f"Chromium took no picture of {args.report}; it says: {finished.stderr.strip()[-300:]}")
         with atomic_path(args.picture) as temporary:

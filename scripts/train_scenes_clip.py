@@ -13,27 +13,23 @@ import argparse
 import gzip
 import json
 import math
-import sys
 import time
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 import numpy as np
 import open_clip
 import safetensors.torch
 import torch
+from failure_directions.data.scene_drawing import BACKGROUNDS, COLOURS, SHAPES, draw
+from failure_directions.embeddings.clip import CONFIG_FILE, SCENES_CLIP, WEIGHTS_FILE, CLIPProcessor, preprocess
+from failure_directions.interfaces.files import new_folder
+from failure_directions.runtime.errors import UserError, entry_point
+from failure_directions.runtime.files import check_writable
 from open_clip.transform import PreprocessCfg
 from torch.nn import functional as F
 from tqdm import tqdm
-
-from dataset_interfaces.files import new_folder
-from src.clip import CONFIG_FILE, SCENES, WEIGHTS_FILE, CLIPProcessor, preprocess
-from src.errors import UserError, entry_point
-from src.files import check_writable
-from src.scenes import BACKGROUNDS, COLOURS, SHAPES, draw
 
 MERGES_FILE = "bpe_merges.txt.gz"
 ATTRIBUTES = (SHAPES, COLOURS, BACKGROUNDS)
@@ -45,7 +41,9 @@ PEAK_LR, WARMUP, WEIGHT_DECAY = 3e-3, 0.2, 0.05
 @entry_point
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", default=str(SCENES), help="folder to write or replace (default: the embedded one)")
+    parser.add_argument(
+        "--out", default=str(SCENES_CLIP), help="folder to write or replace (default: the embedded one)"
+    )
     parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--minutes", type=float, default=20, help="on a slow machine, do fewer steps in this time")
     parser.add_argument("--batch-size", type=int, default=128)

@@ -17,11 +17,8 @@ captions the shape is right in 96.5 %, the colour in 100 %, the background in 98
 """
 
 import argparse
-import sys
 import time
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 import torch
@@ -29,16 +26,16 @@ from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNe
 from diffusers.models.attention_processor import AttnProcessor
 from diffusers.training_utils import EMAModel
 from diffusers.utils import logging as diffusers_logging
+from failure_directions.data.scene_drawing import BACKGROUNDS, draw
+from failure_directions.embeddings.clip import CLIPProcessor
+from failure_directions.interfaces.files import new_folder
+from failure_directions.runtime.errors import entry_point
 from torch.nn import functional as F
 from tqdm import tqdm
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from transformers.utils import logging as transformers_logging
 
-from dataset_interfaces.files import new_folder
 from scripts.train_scenes_clip import ATTRIBUTES, SIZE, caption, check_folder, learn_merges, one_cycle, vocabulary
-from src.clip import CLIPProcessor
-from src.errors import entry_point
-from src.scenes import BACKGROUNDS, draw
 
 FOLDER = Path(__file__).resolve().parents[1] / "src" / "scenes_diffusion"
 HELD_OUT = 40  # combinations

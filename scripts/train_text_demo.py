@@ -12,20 +12,16 @@ import argparse
 import ast
 import importlib.util
 import re
-import sys
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 import torch
+from failure_directions.runtime.errors import UserError, entry_point
+from failure_directions.runtime.files import check_writable, write_csv
 from tokenizers import BertWordPieceTokenizer
 from torch.nn import functional as F
 from tqdm import tqdm
 from transformers import BertConfig, BertForSequenceClassification, BertTokenizerFast
-
-from src.errors import UserError, entry_point
-from src.files import check_writable, write_csv
 
 PACKAGES = ("matplotlib", "scipy", "sklearn", "torch")
 WORDS = range(6, 41)  # of a sentence

@@ -1,17 +1,24 @@
 """Failure directions: on what is an image classifier wrong, and how is it mended?
 
 Names are imported when they are first used, so that a process that needs one does not load everything.
+
+The package is installed as `failure_directions`; a checkout that is not installed reaches the same folder as `src`. A
+process that uses both names must have one copy of everything, or an error raised in one is not caught in the other:
+whichever name comes first is the package's, and `_OneCopy` answers for the other.
 """
 
 import importlib
+import importlib.abc
+import importlib.util
+import sys
 
 _EXPORTS = {
-    "CLIPProcessor": "clip",
-    "CaptionGenerator": "captions",
-    "ClipAnalyzer": "caption_scores",
+    "CLIPProcessor": "embeddings.clip",
+    "CaptionGenerator": "captions.vocabulary",
+    "ClipAnalyzer": "captions.analyzer",
     "SVMFitter": "svm_utils",
-    "SVMProcessor": "svm_processor",
-    "get_caption_set": "captions",
+    "SVMProcessor": "directions.galleries",
+    "get_caption_set": "captions.vocabulary",
 }
 
 __all__ = sorted(_EXPORTS)
@@ -21,3 +28,31 @@ def __getattr__(name):
     if name not in _EXPORTS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f".{_EXPORTS[name]}", __name__), name)
+
+
+class _OneCopy(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Finds the modules of the package's other name: those of its own name, as they are."""
+
+    other = "failure_directions" if __name__ == "src" else "src"
+
+    def __init__(self):
+        self._specs = {}
+
+    def find_spec(self, fullname, path=None, target=None):
+        if not fullname.startswith(f"{self.other}."):
+            return None
+        own = importlib.util.find_spec(__name__ + fullname.removeprefix(self.other))
+        return own and importlib.util.spec_from_loader(fullname, self, is_package=bool(own.submodule_search_locations))
+
+    def create_module(self, spec):
+        module = importlib.import_module(__name__ + spec.name.removeprefix(self.other))
+        # The import system is about to give the module the other name's spec.
+        self._specs[spec.name] = module.__spec__
+        return module
+
+    def exec_module(self, module):
+        module.__spec__ = self._specs.pop(module.__spec__.name)
+
+
+sys.meta_path.insert(0, _OneCopy())
+sys.modules[_OneCopy.other] = sys.modules[__name__]

@@ -6,16 +6,15 @@ the file.
 """
 
 import difflib
-import re
 import reprlib
 from collections import Counter
-from pathlib import Path
 from typing import Annotated, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from .errors import UserError
+from .runtime.errors import UserError
+from .runtime.shipped import find_shipped
+from .runtime.yaml_files import parse_yaml, read_yaml
 
 DECODERS = Literal[
     "simple", "resized_crop", "random_resized_crop", "center_crop_256", "center_crop_75", "center_crop_full"
@@ -162,13 +161,19 @@ class SVMConfig(_Options):
 
 
 def load_dataset_config(path, overrides=()):
-    """Read a dataset config; `overrides` are strings such as `training.epochs=3`. Raises `UserError`."""
-    return _load(DatasetConfig, path, overrides)
+    """Read a dataset config, by path or by the name of one of dataset_configs/. Raises `UserError`.
+
+    overrides: strings such as `training.epochs=3`.
+    """
+    return _load(DatasetConfig, find_shipped("dataset_configs", path, ".yaml"), overrides)
 
 
 def load_svm_config(path, overrides=()):
-    """Read an SVM config; `overrides` are strings such as `svm_args.cv=5`. Raises `UserError`."""
-    return _load(SVMConfig, path, overrides)
+    """Read an SVM config, by path or by the name of one of svm_configs/. Raises `UserError`.
+
+    overrides: strings such as `svm_args.cv=5`.
+    """
+    return _load(SVMConfig, find_shipped("svm_configs", path, ".yaml"), overrides)
 
 
 def split_overrides(overrides):
@@ -199,94 +204,6 @@ def _load(model, path, overrides):
         raise UserError(_sentence(model, path, complaints[0], overrides)) from None
 
 
-MOST_BYTES, MOST_WORDS, MOST_DIGITS = 4_000_000, 1_000_000, 100
-"""Of a YAML file: its size, the words in it with every alias written out, and the length of a number."""
-
-
-class _Loader(yaml.SafeLoader):
-    """Safe YAML that reads `1e-3` as a number (YAML 1.1 takes it for text) and refuses a key given twice.
-
-    And what would fill the memory or take hours: aliases of aliases of aliases, numbers of a million digits.
-    """
-
-    def get_single_node(self):
-        node = super().get_single_node()
-        if node is not None and _words(node, {}) > MOST_WORDS:
-            raise yaml.composer.ComposerError(
-                None, None, f"its aliases stand for more than {MOST_WORDS:,} words", node.start_mark
-            )
-        return node
-
-    def construct_mapping(self, node, deep=False):
-        seen = set()
-        for key_node, _ in node.value:
-            if not isinstance(key_node, yaml.ScalarNode):
-                raise yaml.constructor.ConstructorError(None, None, "a key is not a word", key_node.start_mark)
-            if key_node.value in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key_node.value} is given twice", key_node.start_mark
-                )
-            seen.add(key_node.value)
-        return super().construct_mapping(node, deep)
-
-
-def _words(node, known):
-    """How many words a node has with every alias written out; `known` keeps the numbers of nodes that were counted."""
-    if id(node) not in known:
-        known[id(node)] = 1  # for a node that holds itself
-        if isinstance(node, yaml.MappingNode):
-            known[id(node)] += sum(_words(key, known) + _words(value, known) for key, value in node.value)
-        elif isinstance(node, yaml.SequenceNode):
-            known[id(node)] += sum(_words(value, known) for value in node.value)
-    return known[id(node)]
-
-
-def _short_number(construct):
-    def checked(loader, node):
-        if len(str(node.value)) > MOST_DIGITS:
-            raise yaml.constructor.ConstructorError(
-                None, None, f"a number is longer than {MOST_DIGITS} digits", node.start_mark
-            )
-        return construct(loader, node)
-
-    return checked
-
-
-_Loader.add_constructor("tag:yaml.org,2002:int", _short_number(yaml.SafeLoader.construct_yaml_int))
-_Loader.add_constructor("tag:yaml.org,2002:float", _short_number(yaml.SafeLoader.construct_yaml_float))
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
-)
-
-
-def read_yaml(path, what, hint):
-    """A YAML file's mapping; `what` and `hint` word the `UserError` ("config", where to see examples)."""
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"{what} {path} {'is a folder' if path.is_dir() else 'does not exist'}; check the path")
-    if path.stat().st_size > MOST_BYTES:
-        raise UserError(f"{what} {path} is larger than {MOST_BYTES / 1e6:.0f} MB, so it is no {what}; check the path")
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        raise UserError(f"{what} {path} is not a text file; give a YAML file") from None
-    try:
-        options = yaml.load(text, Loader=_Loader)
-    except Exception as error:  # PyYAML raises many kinds where a tag does not fit its value
-        mark = getattr(error, "problem_mark", None)
-        where = f" line {mark.line + 1}:" if mark else ""
-        problem = "a tag does not fit its value"
-        if isinstance(error, RecursionError):
-            problem = "it is nested too deep"
-        elif isinstance(error, yaml.YAMLError | ValueError):
-            problem = str(getattr(error, "problem", None) or error).partition("\n")[0]
-        raise UserError(f"{what} {path} is not valid YAML;{where} {problem[:200]}") from None
-    if not isinstance(options, dict):
-        state = "is empty" if options is None else "is not a mapping of keys to values"
-        raise UserError(f"{what} {path} {state}; {hint}")
-    return options
-
-
 def _apply_override(options, override):
     key, equals, value = override.partition("=")
     if not (key and equals):
@@ -299,7 +216,7 @@ def _apply_override(options, override):
                 f"--override {override}: {section} is {reprlib.repr(options)} in the file, not a section; mend the file"
             )
     try:
-        options[last] = yaml.load(value, Loader=_Loader)
+        options[last] = parse_yaml(value)
     except Exception:  # see read_yaml
         raise UserError(f"--override {override} has a value that is not valid YAML; quote it") from None
 

@@ -13,10 +13,9 @@ from collections import namedtuple
 import numpy as np
 import torch
 
-from .augmentation import AUGMENTATIONS, augment, epoch_key
-from .distributed import rank, world_size
-from .errors import UserError
-from .ffcv_setup import ffcv  # noqa: F401 (first: it changes how ffcv behaves)
+from .data.augmentation import AUGMENTATIONS, augment, epoch_key
+from .runtime.distributed import rank, world_size
+from .runtime.errors import UserError
 
 # isort: split
 from ffcv.fields.decoders import (
@@ -219,9 +218,24 @@ class Loader:
     """
 
     def __init__(
-        self, split, fields, device, *, imgsz, decoder, augmentation=None, mean=None, std=None, batch_size=512,
-        workers=1, order=OrderOption.SEQUENTIAL, drop_last=False, os_cache=True, seed=0, train=False,
-    ):  # fmt: skip
+        self,
+        split,
+        fields,
+        device,
+        *,
+        imgsz,
+        decoder,
+        augmentation=None,
+        mean=None,
+        std=None,
+        batch_size=512,
+        workers=1,
+        order=OrderOption.SEQUENTIAL,
+        drop_last=False,
+        os_cache=True,
+        seed=0,
+        train=False,
+    ):
         split.beton.require(*fields)
         if "image" in fields and decoder == "simple":
             _check_image_size(split, imgsz)

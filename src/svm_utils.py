@@ -8,20 +8,22 @@ any model and any embedding will do.
     cv_scores = fitter.fit(preds=val_preds, ys=val_labels, latents=val_latents)
     mask, decision_values = fitter.predict(ys=test_labels, latents=test_latents)
 
-The numerical work on one class is in `svm_path`.
+The numerical work on one class is in `directions.class_fit`.
 """
 
 import numpy as np
 import torch
 from joblib import Parallel, delayed, effective_n_jobs
 from joblib.parallel import LokyBackend, get_active_backend
+from threadpoolctl import threadpool_limits
 
-from .errors import UserError
-from .files import FLOATS, is_plain, is_plain_tensor, load_pt, save_pt
-from .svm_path import SEARCHED_C, Preprocess, Recipe, balanced_accuracy, decision_values, fit_classes
+from .directions.class_fit import SEARCHED_C, Preprocess, Recipe, balanced_accuracy, decision_values, fit_classes
+from .runtime.errors import UserError
+from .runtime.pt_files import FLOATS, is_plain, is_plain_tensor, load_pt, save_pt
 
 METHODS = ("SVM", "MLP")
 CHUNK_NUMBERS = 2**22  # numbers of a large array worked on at a time: 32 MiB in float64
+CAPTION_NUMBERS = 2**17  # numbers of captions scored at a time: 1 MiB in float64 stays in the cache, twice as fast
 CLASSES_PER_TASK = 16  # at most so many classes travel to a worker together: bounds the memory in flight
 
 _FIELDS = ("method", "mean", "std", "normalize", "C", "cv_scores", "cv", "balanced", "split_and_search", "skipped")
@@ -185,6 +187,25 @@ class SVMFitter:
         preds = _to_labels(preds, "preds")
         _check_lengths(preds=preds, ys=ys)
         return mask, values, svm_metrics(preds == ys, values, ys, len(self.cv_scores))
+
+    def caption_scores(self, c, caption_latents, reference_latent):
+        """Decision values of class `c` for caption embeddings, relative to a reference caption's.
+
+        caption_latents: float (M, d), as CLIP gives them, not normalised; reference_latent: float (d,).
+        Returns float64 (M,); lowest is hardest, and the sign carries no meaning (see captions.ranking).
+        Raises `UserError` where the class was skipped, or the embeddings are not of the fitter's space.
+        """
+        if c in self.skipped:
+            raise UserError(f"class {c} has no direction to describe: {self.skipped[c]}; choose another class")
+        caption_latents, reference_latent = np.asarray(caption_latents), np.asarray(reference_latent)
+        scores = np.empty(len(caption_latents))
+        step = max(1, CAPTION_NUMBERS // len(reference_latent))
+        # One BLAS thread: on blocks this small a second one gains nothing, and waits for long on a busy machine.
+        with threadpool_limits(1, user_api="blas"):
+            for start in range(0, len(scores), step):
+                differences = caption_latents[start : start + step] - reference_latent
+                _, scores[start : start + step] = self.predict(ys=np.full(len(differences), c), latents=differences)
+        return scores
 
     def _decision_values(self, z, ys):
         if self.coef is not None:

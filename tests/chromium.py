@@ -11,9 +11,17 @@ import time
 from pathlib import Path
 
 FLAGS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-dev-shm-usage", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync", "--remote-debugging-pipe",
-)  # fmt: skip
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--disable-dev-shm-usage",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--remote-debugging-pipe",
+)
 KEYS = {"Enter": (13, "\r"), "Escape": (27, ""), "Tab": (9, ""), " ": (32, " "), "ArrowRight": (39, "")}
 
 
@@ -27,8 +35,17 @@ class Chromium:
         command_out, self._to = os.pipe()
         self._from, answers_in = os.pipe()
         # Chromium reads commands from file descriptor 3 and answers on 4.
-        words = ["bash", "-c", f'exec "$@" 3<&{command_out} 4>&{answers_in}', "chromium", program, *FLAGS,
-                 f"--user-data-dir={self._profile.name}", "--window-size=1200,1500", "about:blank"]  # fmt: skip
+        words = [
+            "bash",
+            "-c",
+            f'exec "$@" 3<&{command_out} 4>&{answers_in}',
+            "chromium",
+            program,
+            *FLAGS,
+            f"--user-data-dir={self._profile.name}",
+            "--window-size=1200,1500",
+            "about:blank",
+        ]
         self._process = subprocess.Popen(
             words, pass_fds=(command_out, answers_in), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )

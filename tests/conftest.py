@@ -5,12 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from failure_directions.data.beton_sets import write_scenes
+from failure_directions.data.beton_writer import write_beton
+from failure_directions.data.image_sources import ImageArrays
+from failure_directions.data.scenes import Plant, SceneSetting
 from hypothesis import settings
-
-from src.beton_writer import write_beton
-from src.image_sources import ImageArrays
-from src.make_betons import write_scenes
-from src.scenes import Plant, SceneSetting
 
 # Loaded here, so that --hypothesis-profile, which comes later, has the last word.
 settings.register_profile("campaign", max_examples=20_000, database=None, deadline=None)
@@ -50,7 +49,7 @@ SCENES_CONFIG = {
 @pytest.fixture(scope="session")
 def trained_run(scenes_folder):
     """A run of ffcv_main.py on the small scenes."""
-    from src.commands import ffcv_main
+    from failure_directions.commands import train as ffcv_main
 
     config = str(scenes_folder / "config.yaml")
     runs = scenes_folder / "runs"

@@ -3,12 +3,11 @@ import struct
 
 import numpy as np
 import pytest
+from failure_directions.data.beton_writer import ImageOptions, write_beton
+from failure_directions.data.betons import open_beton
+from failure_directions.data.image_sources import ImageArrays, ImageFiles
+from failure_directions.runtime.errors import UserError
 from ffcv.types import FieldDescType, HeaderType
-
-from src.beton_writer import ImageOptions, write_beton
-from src.betons import open_beton
-from src.errors import UserError
-from src.image_sources import ImageArrays, ImageFiles
 
 
 def test_labels_index_and_spurious_are_read_without_decoding(pixels, pixels_beton):

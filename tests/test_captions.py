@@ -8,28 +8,21 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import yaml
+from failure_directions.captions import ranking as scores_module
+from failure_directions.captions import vocabulary as captions_module
+from failure_directions.captions.analyzer import ClipAnalyzer
+from failure_directions.captions.ranking import describe_directions, rank_captions, z_scores
+from failure_directions.captions.subpopulations import caption_similarity, extreme_latents, subpopulation_accuracy
+from failure_directions.captions.vocabulary import CAPTION_SETS, MAX_CANDIDATES, CaptionGenerator, get_caption_set
+from failure_directions.config_parsing import load_dataset_config
+from failure_directions.data.scene_drawing import BACKGROUNDS, COLOURS, SHAPES, caption
+from failure_directions.runtime.english import with_article
+from failure_directions.runtime.errors import UserError
+from failure_directions.svm_utils import SVMFitter
 from sklearn.metrics.pairwise import cosine_similarity
 from sklearn.preprocessing import StandardScaler, normalize
 from sklearn.svm import SVC
 from torchvision.models._meta import _IMAGENET_CATEGORIES as IMAGENET_NAMES
-
-from src import caption_scores as scores_module
-from src import captions as captions_module
-from src.caption_scores import (
-    ClipAnalyzer,
-    caption_scores,
-    caption_similarity,
-    describe_directions,
-    extreme_latents,
-    rank_captions,
-    subpopulation_accuracy,
-    z_scores,
-)
-from src.captions import CAPTION_SETS, MAX_CANDIDATES, CaptionGenerator, get_caption_set, with_article
-from src.config_parsing import load_dataset_config
-from src.errors import UserError
-from src.scenes import BACKGROUNDS, COLOURS, SHAPES, caption
-from src.svm_utils import SVMFitter
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -44,10 +37,34 @@ def test_the_examples_in_the_docstrings_hold():
 
 @pytest.mark.parametrize(
     "phrase",
-    ["an apple", "an hourglass", "an heirloom", "a horse", "a unicorn", "a used car", "an umbrella", "an uninjured cat",
-     "a one-eyed cat", "an onion", "a European hare", "a ewe", "an x-ray", "a T-shirt", "an F-16", "an SUV", "a UFO",
-     "an 8-ball", "an 18-wheeler", "a 180-degree view", "an éclair", "a U-boat", "an urn", "a ukulele", 'an "old" cat'],
-)  # fmt: skip
+    [
+        "an apple",
+        "an hourglass",
+        "an heirloom",
+        "a horse",
+        "a unicorn",
+        "a used car",
+        "an umbrella",
+        "an uninjured cat",
+        "a one-eyed cat",
+        "an onion",
+        "a European hare",
+        "a ewe",
+        "an x-ray",
+        "a T-shirt",
+        "an F-16",
+        "an SUV",
+        "a UFO",
+        "an 8-ball",
+        "an 18-wheeler",
+        "a 180-degree view",
+        "an éclair",
+        "a U-boat",
+        "an urn",
+        "a ukulele",
+        'an "old" cat',
+    ],
+)
 def test_the_article_follows_the_sound_of_the_next_word(phrase):
     assert with_article(phrase.split(" ", 1)[1]) == phrase
 
@@ -333,7 +350,7 @@ def test_scores_are_those_of_scikit_learn():
     svc.fit(normalize(scaler.transform(latents[labels == 0])), correct[labels == 0])
     texts = np.random.default_rng(3).normal(size=(40_000, D)).astype(np.float32)  # more than one chunk
     expected = svc.decision_function(normalize(scaler.transform(texts - texts[7])))
-    np.testing.assert_allclose(caption_scores(fitter, 0, texts, texts[7]), expected, atol=1e-3)
+    np.testing.assert_allclose(fitter.caption_scores(0, texts, texts[7]), expected, atol=1e-3)
 
 
 def test_scores_without_whitening_and_norm_are_the_planted_directions_in_closed_form(mine):

@@ -12,14 +12,13 @@ import numpy as np
 import open_clip
 import pytest
 import torch
+from failure_directions.data.scene_drawing import BACKGROUNDS, COLOURS, SHAPES, draw
+from failure_directions.embeddings import clip as clip_module
+from failure_directions.embeddings.clip import CONFIG_FILE, SCENES_CLIP, WEIGHTS_FILE, CLIPProcessor, preprocess
+from failure_directions.runtime.errors import UserError
+from failure_directions.svm_utils import SVMFitter
 from PIL import Image
 from safetensors.torch import save_file
-
-from src import clip as clip_module
-from src.clip import CONFIG_FILE, SCENES, WEIGHTS_FILE, CLIPProcessor, preprocess
-from src.errors import UserError
-from src.scenes import BACKGROUNDS, COLOURS, SHAPES, draw
-from src.svm_utils import SVMFitter
 
 ROOT = Path(__file__).resolve().parents[1]
 MEAN, STD = [127.0, 120.0, 110.0], [60.0, 55.0, 50.0]
@@ -49,7 +48,7 @@ def batches_of(images, size=100):
 @pytest.fixture
 def folder(tmp_path):
     """A copy of the scenes CLIP, to be damaged."""
-    return Path(shutil.copytree(SCENES, tmp_path / "my_clip"))
+    return Path(shutil.copytree(SCENES_CLIP, tmp_path / "my_clip"))
 
 
 def changed_config(folder, change):
@@ -63,7 +62,7 @@ def changed_config(folder, change):
 
 def test_embeddings_are_those_of_open_clip_on_the_same_pixels(scenes_clip, scenes):
     _, images = scenes
-    model, _, transform = open_clip.create_model_and_transforms(f"local-dir:{SCENES}")
+    model, _, transform = open_clip.create_model_and_transforms(f"local-dir:{SCENES_CLIP}")
     with torch.no_grad():
         theirs = model.eval().encode_image(torch.stack([transform(Image.fromarray(image)) for image in images[:150]]))
     ours = scenes_clip.evaluate_clip_images(batches_of(images[:150]))
@@ -92,7 +91,7 @@ def test_captions_keep_their_order_and_are_encoded_once(scenes_clip, monkeypatch
     assert np.array_equal(first[0], first[2])
     assert not np.allclose(first[0], first[1])
     monkeypatch.setattr(scenes_clip.model, "encode_text", None)
-    other = CLIPProcessor([0, 0, 0], [255, 255, 255], arch=f"local-dir:{SCENES}", device="cpu")
+    other = CLIPProcessor([0, 0, 0], [255, 255, 255], arch=f"local-dir:{SCENES_CLIP}", device="cpu")
     assert np.array_equal(other.evaluate_clip_captions(captions[::-1]), first[::-1])
 
 
@@ -110,7 +109,7 @@ def test_a_text_longer_than_the_context_is_cut_and_said_once(scenes_clip, recwar
 def test_the_model_is_frozen_and_loaded_once(scenes_clip):
     assert not scenes_clip.model.training
     assert not any(weight.requires_grad for weight in scenes_clip.model.parameters())
-    assert CLIPProcessor(MEAN, STD, arch=f"local-dir:{SCENES}", device="cpu").model is scenes_clip.model
+    assert CLIPProcessor(MEAN, STD, arch=f"local-dir:{SCENES_CLIP}", device="cpu").model is scenes_clip.model
 
 
 def test_the_fingerprint_is_of_the_weights_and_not_of_the_place(scenes_clip, folder):
@@ -175,10 +174,10 @@ def test_an_image_lies_near_its_caption(scenes_clip, scenes):
 
 
 def test_the_scenes_clip_is_small_and_loads_from_any_directory():
-    assert sum(file.stat().st_size for file in SCENES.iterdir()) < 4 * 2**20
+    assert sum(file.stat().st_size for file in SCENES_CLIP.iterdir()) < 4 * 2**20
     code = (
         f"import sys; sys.path.insert(0, {str(ROOT)!r}); from src.clip import CLIPProcessor\n"
-        f"clip = CLIPProcessor([0, 0, 0], [255, 255, 255], arch='local-dir:{SCENES}', device='cpu')\n"
+        f"clip = CLIPProcessor([0, 0, 0], [255, 255, 255], arch='local-dir:{SCENES_CLIP}', device='cpu')\n"
         "print(clip.evaluate_clip_captions(['a photo of a star']).shape)"
     )
     result = subprocess.run([sys.executable, "-c", code], cwd="/", capture_output=True, text=True)

@@ -1,4 +1,4 @@
-"""Comparing runs: measures on planted predictions, intervals against scipy's textbook, and scripts/compare_runs.py."""
+"""Comparing runs: measures on planted predictions, intervals against scipy's textbook, and the command."""
 
 import csv
 import re
@@ -6,13 +6,12 @@ import re
 import numpy as np
 import pytest
 import torch
+from failure_directions.commands import compare as compare_runs
+from failure_directions.interventions.comparison import compare, load_rows, load_run, paired_interval
+from failure_directions.runtime.errors import UserError
+from failure_directions.runtime.pt_files import save_pt
+from failure_directions.training.evaluation import Predictions, save_predictions
 from scipy import stats
-
-from scripts import compare_runs
-from src.comparison import compare, load_rows, load_run, paired_interval
-from src.errors import UserError
-from src.evaluation import Predictions, save_predictions
-from src.files import save_pt
 
 CLASSES = np.repeat([0, 1], 40)
 # In both classes, the first 20 images are hard, the last ones easy; every fourth is of the minority.

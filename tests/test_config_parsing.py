@@ -1,8 +1,7 @@
 import pytest
 import yaml
-
-from src.config_parsing import load_dataset_config, load_svm_config
-from src.errors import UserError
+from failure_directions.config_parsing import load_dataset_config, load_svm_config
+from failure_directions.runtime.errors import UserError
 
 MINIMAL = {
     "train_beton": "a.beton",

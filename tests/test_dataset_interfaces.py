@@ -18,6 +18,13 @@ import safetensors.torch
 import timm
 import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
+from failure_directions.commands.interfaces import main
+from failure_directions.data.scene_drawing import draw
+from failure_directions.embeddings.clip import SCENES_CLIP
+from failure_directions.interfaces import diffusion_models, generation, hub, inference_utils, textual_inversion
+from failure_directions.interfaces.benchmark import timm_classifier
+from failure_directions.interfaces.errors import entry_point, memory_advice
+from failure_directions.interfaces.files import check_space, image_files, load_tensors, read_image, save_token
 from PIL import Image
 from transformers import CLIPTextConfig, CLIPTextModel
 
@@ -27,27 +34,16 @@ from dataset_interfaces import (
     class_token,
     create_imagenet_star_encoder,
     create_token_dictionary,
-    diffusion_models,
     generate,
-    generation,
-    hub,
-    inference_utils,
     load_shifts,
     run_textual_inversion,
-    textual_inversion,
 )
-from dataset_interfaces.__main__ import main
-from dataset_interfaces.benchmark import timm_classifier
-from dataset_interfaces.errors import entry_point, memory_advice
-from dataset_interfaces.files import check_space, image_files, load_tensors, read_image, save_token
 from scripts.train_scenes_diffusion import new_pipeline
-from src.clip import SCENES
-from src.scenes import draw
 
 ROOT = Path(__file__).resolve().parents[1]
 TEMPORARY = tempfile.TemporaryDirectory()
 MODEL = str(Path(TEMPORARY.name) / "model")
-CLIP = {"clip_model": f"local-dir:{SCENES}", "device": "cpu"}
+CLIP = {"clip_model": f"local-dir:{SCENES_CLIP}", "device": "cpu"}
 FAST = {"model_name": MODEL, "num_inference_steps": 4, "guidance_scale": 2.0, "device": "cpu"}
 TEMPLATES = ("a photo of a {}",)
 
@@ -597,14 +593,21 @@ def original_layout(classic):
         name = name.replace("mid_block.attentions.0.", "middle_block.1.")
         if re.match(r"(input|output|middle)_block", name) and ".transformer_blocks." not in name:
             for ours, theirs in {
-                "norm1": "in_layers.0", "conv1": "in_layers.2", "time_emb_proj": "emb_layers.1",
-                "norm2": "out_layers.0", "conv2": "out_layers.3", "conv_shortcut": "skip_connection",
-            }.items():  # fmt: skip
+                "norm1": "in_layers.0",
+                "conv1": "in_layers.2",
+                "time_emb_proj": "emb_layers.1",
+                "norm2": "out_layers.0",
+                "conv2": "out_layers.3",
+                "conv_shortcut": "skip_connection",
+            }.items():
                 name = name.replace(f".{ours}.", f".{theirs}.")
         for ours, theirs in {
-            "time_embedding.linear_1": "time_embed.0", "time_embedding.linear_2": "time_embed.2",
-            "conv_in": "input_blocks.0.0", "conv_norm_out": "out.0", "conv_out": "out.2",
-        }.items():  # fmt: skip
+            "time_embedding.linear_1": "time_embed.0",
+            "time_embedding.linear_2": "time_embed.2",
+            "conv_in": "input_blocks.0.0",
+            "conv_norm_out": "out.0",
+            "conv_out": "out.2",
+        }.items():
             name = re.sub(f"^{ours}", theirs, name)
         return f"model.diffusion_model.{name}"
 
@@ -708,8 +711,8 @@ def drawn():
 
 
 def test_similarity_is_the_cosine_that_open_clip_gives(drawn, monkeypatch):
-    monkeypatch.chdir(SCENES)  # where open_clip looks for the tokenizer's merges
-    name = f"local-dir:{SCENES}"
+    monkeypatch.chdir(SCENES_CLIP)  # where open_clip looks for the tokenizer's merges
+    name = f"local-dir:{SCENES_CLIP}"
     clip, _, preprocess = open_clip.create_model_and_transforms(name)
     clip.eval()
     with torch.no_grad():
@@ -811,7 +814,7 @@ def test_the_commands_lead_from_images_to_a_table(tmp_path, capsys, monkeypatch)
         "- {name: on a grid, prompt: a <TOKEN> on a grid background, caption: a photo on a grid background}\n"
     )
     sampling = ["--model", MODEL, "--encoder-root", "encoder", "--steps", "3", "--guidance", "2", "--device", "cpu"]
-    clip = ["--clip-model", f"local-dir:{SCENES}", "--device", "cpu"]
+    clip = ["--clip-model", f"local-dir:{SCENES_CLIP}", "--device", "cpu"]
     learn_command = [
         "learn",
         "--images",
@@ -882,9 +885,11 @@ def test_the_commands_lead_from_images_to_a_table(tmp_path, capsys, monkeypatch)
     with open("bench/accuracy.csv") as stream:
         rows = list(csv.DictReader(stream))
     assert [(row["shift"], row["class"], row["made"]) for row in rows] == [
-        ("base", "red star", "2"), ("base", "blue circle", "2"),
-        ("on a grid", "red star", "2"), ("on a grid", "blue circle", "2"),
-    ]  # fmt: skip
+        ("base", "red star", "2"),
+        ("base", "blue circle", "2"),
+        ("on a grid", "red star", "2"),
+        ("on a grid", "blue circle", "2"),
+    ]
     assert all(int(row["right"]) <= int(row["kept"]) <= 2 for row in rows)
     assert Image.open("bench/accuracy.png").size[0] > 300
 

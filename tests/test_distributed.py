@@ -10,16 +10,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from failure_directions.commands import distil as train_svms
+from failure_directions.commands import train as ffcv_main
+from failure_directions.config_parsing import DatasetConfig
+from failure_directions.data.betons import open_beton
+from failure_directions.data.scenes import SceneSetting, make_split
+from failure_directions.data.splits import Split
+from failure_directions.loaders import make_loader
+from failure_directions.models.checkpoints import load_checkpoint
+from failure_directions.runtime.pt_files import load_pt, save_pt
 from PIL import Image
-
-from src.betons import open_beton
-from src.checkpoints import load_checkpoint
-from src.commands import ffcv_main, train_svms
-from src.config_parsing import DatasetConfig
-from src.files import load_pt, save_pt
-from src.loaders import make_loader
-from src.scenes import SceneSetting, make_split
-from src.splits import Split
 
 ROOT = Path(__file__).resolve().parents[1]
 LATENT = str(ROOT / "svm_configs" / "normalized_svm_latent_config.yaml")

@@ -2,24 +2,31 @@ import numpy as np
 import pytest
 import timm
 import torch
+from failure_directions.config_parsing import DatasetConfig, SVMConfig
+from failure_directions.data.betons import open_beton
+from failure_directions.data.splits import Split
+from failure_directions.embeddings.cache import EmbeddingCache
+from failure_directions.embeddings.spaces import InceptionEmbedding, LatentEmbedding, TimmEmbedding, make_embedding
+from failure_directions.loaders import make_loader
+from failure_directions.models.build import build_model
+from failure_directions.runtime.errors import UserError
 from PIL import Image
 from pydantic import ValidationError
 from safetensors.torch import save_file
 from sklearn.metrics.pairwise import cosine_similarity
 
-from src.betons import open_beton
-from src.config_parsing import DatasetConfig, SVMConfig
-from src.embeddings import EmbeddingCache, InceptionEmbedding, LatentEmbedding, TimmEmbedding, make_embedding
-from src.errors import UserError
-from src.loaders import make_loader
-from src.models import build_model
-from src.splits import Split
-
 CPU = torch.device("cpu")
 CONFIG = DatasetConfig(
-    train_beton="a", test_beton="b", imgsz=16, arch="resnet10thin", arch_type="cifar_resnet", num_classes=3,
-    mean=[120.0, 130.0, 110.0], std=[60.0, 50.0, 70.0], batch_size=20,
-)  # fmt: skip
+    train_beton="a",
+    test_beton="b",
+    imgsz=16,
+    arch="resnet10thin",
+    arch_type="cifar_resnet",
+    num_classes=3,
+    mean=[120.0, 130.0, 110.0],
+    std=[60.0, 50.0, 70.0],
+    batch_size=20,
+)
 
 
 @pytest.fixture
@@ -87,7 +94,7 @@ def test_inception_sees_the_image_as_imagenet_models_do(monkeypatch, loader, pix
             seen.append(images)
             return images.mean((2, 3))
 
-    monkeypatch.setattr("src.embeddings.pretrained_torchvision", lambda *_, **__: Recorder())
+    monkeypatch.setattr("failure_directions.embeddings.spaces.pretrained_torchvision", lambda *_, **__: Recorder())
     embedding = InceptionEmbedding(CONFIG, CPU)
     vectors = embedding(next(iter(loader)).image, None)
     assert seen[0].shape == (20, 3, 299, 299)

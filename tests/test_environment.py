@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-
-from src import environment as module
-from src.commands import ffcv_main, sparse_main, train_svms
-from src.environment import environment, write_environment
-from src.files import load_pt, save_pt
+from failure_directions.commands import distil as train_svms
+from failure_directions.commands import sparse as sparse_main
+from failure_directions.commands import train as ffcv_main
+from failure_directions.runtime import environment as module
+from failure_directions.runtime.environment import environment, write_environment
+from failure_directions.runtime.pt_files import load_pt, save_pt
 
 LATENT = Path(__file__).resolve().parents[1] / "svm_configs" / "normalized_svm_latent_config.yaml"
 
@@ -89,8 +90,21 @@ def test_every_start_of_a_run_is_listed(tmp_path):
 def twice(scenes_folder, tmp_path_factory):
     """Two runs of one seed, on batches that are shuffled and augmented."""
     runs = tmp_path_factory.mktemp("twice")
-    words = ["-c", scenes_folder / "config.yaml", "--root", scenes_folder, "--runs", runs, "--exp-name", "x",
-             "--override", "training.epochs=3", "--seed", "5", "--disable-logging"]  # fmt: skip
+    words = [
+        "-c",
+        scenes_folder / "config.yaml",
+        "--root",
+        scenes_folder,
+        "--runs",
+        runs,
+        "--exp-name",
+        "x",
+        "--override",
+        "training.epochs=3",
+        "--seed",
+        "5",
+        "--disable-logging",
+    ]
     for _ in range(2):
         ffcv_main.main([str(word) for word in words])
     return [runs / "x" / f"version_{k}" for k in range(2)]
@@ -107,9 +121,20 @@ def test_runs_and_results_say_what_they_were_made_with(twice, scenes_folder, tmp
     (start,) = yaml.safe_load((twice[0] / "environment.yaml").read_text())
     assert start["packages"] == environment()["packages"]
     assert start["arguments"]["seed"] == 5
-    words = ["-c", scenes_folder / "config.yaml", "-s", LATENT, "--root",
-             scenes_folder, "--model-path", twice[0] / "checkpoints" / "checkpoint_last.pt", "--jobs", "1",
-             "--out-file", tmp_path / "svm.pt"]  # fmt: skip
+    words = [
+        "-c",
+        scenes_folder / "config.yaml",
+        "-s",
+        LATENT,
+        "--root",
+        scenes_folder,
+        "--model-path",
+        twice[0] / "checkpoints" / "checkpoint_last.pt",
+        "--jobs",
+        "1",
+        "--out-file",
+        tmp_path / "svm.pt",
+    ]
     train_svms.main([str(word) for word in words])
     assert load_pt(tmp_path / "svm.pt", "result")["environment"]["packages"] == environment()["packages"]
     task = types.SimpleNamespace(name="m", class_names=["a"], inputs={}, dense=None)

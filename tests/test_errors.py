@@ -4,8 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-
-from src.errors import UserError, entry_point
+from failure_directions.runtime.errors import UserError, entry_point
 
 ROOT = Path(__file__).resolve().parents[1]
 

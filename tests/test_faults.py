@@ -15,27 +15,41 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from failure_directions.commands import (
+    betons as make_betons,
+)
+from failure_directions.commands import (
+    compare as compare_runs,
+)
+from failure_directions.commands import distil as train_svms
+from failure_directions.commands import (
+    index as make_index_files,
+)
+from failure_directions.commands import (
+    intervene as make_intervention,
+)
+from failure_directions.commands import sparse as sparse_main
+from failure_directions.commands import train as ffcv_main
+from failure_directions.config_parsing import load_dataset_config
+from failure_directions.data import image_sources
+from failure_directions.data.beton_writer import write_beton
+from failure_directions.data.betons import open_beton
+from failure_directions.data.extra_images import extra_images_split
+from failure_directions.data.image_sources import ImageArrays, ImageFiles, manifest_sources, without_broken
+from failure_directions.data.images import read_image
+from failure_directions.data.index_files import load_index_file
+from failure_directions.directions.galleries import StoredImages, SVMProcessor
+from failure_directions.interventions.comparison import load_run
+from failure_directions.runtime.errors import LOST_STORAGE, UserError, entry_point
+from failure_directions.runtime.pt_files import load_pt, save_pt
+from failure_directions.sparse.feature_chunks import FeatureChunks
+from failure_directions.svm_utils import SVMFitter
+from failure_directions.training.evaluation import Predictions, save_predictions
+from failure_directions.training.run_folders import latest_version
 from ffcv.types import ALLOC_TABLE_TYPE, FieldDescType, HeaderType
 from PIL import Image
 
 import visualization_utils
-from scripts import compare_runs, make_betons, make_index_files, make_intervention
-from src import image_sources
-from src.beton_writer import write_beton
-from src.betons import open_beton
-from src.checkpoints import latest_version
-from src.commands import ffcv_main, sparse_main, train_svms
-from src.comparison import load_run
-from src.config_parsing import load_dataset_config
-from src.errors import LOST_STORAGE, UserError, entry_point
-from src.evaluation import Predictions, save_predictions
-from src.extra_images import extra_images_split
-from src.files import load_pt, save_pt
-from src.image_sources import ImageArrays, ImageFiles, manifest_sources, read_image, without_broken
-from src.index_files import load_index_file
-from src.sparse import FeatureChunks
-from src.svm_processor import StoredImages, SVMProcessor
-from src.svm_utils import SVMFitter
 
 ROOT = Path(__file__).resolve().parents[1]
 LATENT = ROOT / "svm_configs" / "normalized_svm_latent_config.yaml"
@@ -45,8 +59,21 @@ LATENT = ROOT / "svm_configs" / "normalized_svm_latent_config.yaml"
 def result(scenes_folder, trained_run, tmp_path_factory):
     """A result on the penultimate features, with its attributes."""
     out = tmp_path_factory.mktemp("result") / "svm.pt"
-    train_svms.main(words(*of_scenes(scenes_folder), "-s", LATENT, "--model-path", last(trained_run), "--jobs", 1,
-                          "--unlabeled", "--spurious", "--out-file", out))  # fmt: skip
+    train_svms.main(
+        words(
+            *of_scenes(scenes_folder),
+            "-s",
+            LATENT,
+            "--model-path",
+            last(trained_run),
+            "--jobs",
+            1,
+            "--unlabeled",
+            "--spurious",
+            "--out-file",
+            out,
+        )
+    )
     return out
 
 
@@ -130,8 +157,17 @@ def commands(scenes_folder, trained_run, result):
     }
 
 
-COMMANDS = ["make_betons", "ffcv_main", "train_svms", "sparse_main", "report", "figures", "make_intervention",
-            "compare_runs", "make_index_files"]  # fmt: skip
+COMMANDS = [
+    "make_betons",
+    "ffcv_main",
+    "train_svms",
+    "sparse_main",
+    "report",
+    "figures",
+    "make_intervention",
+    "compare_runs",
+    "make_index_files",
+]
 
 
 @contextlib.contextmanager
@@ -192,7 +228,7 @@ def test_a_page_of_a_beton_that_was_written_half_is_a_full_disk(monkeypatch, tmp
             super().flush_page()
             self.page_data = size
 
-    monkeypatch.setattr("src.beton_writer.MemoryAllocator", Nearly)
+    monkeypatch.setattr("failure_directions.data.beton_writer.MemoryAllocator", Nearly)
     with pytest.raises(OSError, match="No space left"):
         write_beton(tmp_path / "x.beton", pixels, workers=1)
     assert os.listdir(tmp_path) == []
@@ -384,9 +420,15 @@ def test_a_damaged_value_of_a_result_is_named(result, tmp_path, place):
 
 
 DAMAGED_DIRECTIONS = {
-    "mean": torch.zeros(3), "std": torch.zeros(64), "coef": None, "method": ["SVM"], "cv": "2", "skipped": {"x": 1},
-    "svm_args": laughs(), "C": torch.zeros(8, requires_grad=True),
-}  # fmt: skip
+    "mean": torch.zeros(3),
+    "std": torch.zeros(64),
+    "coef": None,
+    "method": ["SVM"],
+    "cv": "2",
+    "skipped": {"x": 1},
+    "svm_args": laughs(),
+    "C": torch.zeros(8, requires_grad=True),
+}
 
 
 @pytest.mark.parametrize("key", DAMAGED_DIRECTIONS)
@@ -398,9 +440,13 @@ def test_damaged_directions_are_named(result, tmp_path, key):
 
 
 DAMAGED_FEATURES = {
-    "rows": ["many", [], [3, -1], [10**12]], "mean": [torch.zeros(3), torch.full((5,), torch.nan)],
-    "std": [-torch.ones(5)], "dtype": ["object"], "dim": [4, None], "fingerprint": [3],
-}  # fmt: skip
+    "rows": ["many", [], [3, -1], [10**12]],
+    "mean": [torch.zeros(3), torch.full((5,), torch.nan)],
+    "std": [-torch.ones(5)],
+    "dtype": ["object"],
+    "dim": [4, None],
+    "fingerprint": [3],
+}
 
 
 @pytest.mark.parametrize("key", DAMAGED_FEATURES)
@@ -414,10 +460,14 @@ def test_damaged_features_are_named(tmp_path, key):
 
 
 DAMAGED_CHECKPOINTS = {
-    "run_metadata/epoch": "x", "run_metadata/seed": None, "run_metadata/config": laughs(),
-    "training_state/optimizer": {}, "training_state/optimizer/param_groups": [1],
-    "training_state/optimizer/state": {0: {"momentum_buffer": torch.ones(3)}}, "build_params/num_classes": 10**9,
-}  # fmt: skip
+    "run_metadata/epoch": "x",
+    "run_metadata/seed": None,
+    "run_metadata/config": laughs(),
+    "training_state/optimizer": {},
+    "training_state/optimizer/param_groups": [1],
+    "training_state/optimizer/state": {0: {"momentum_buffer": torch.ones(3)}},
+    "build_params/num_classes": 10**9,
+}
 
 
 @pytest.mark.parametrize("place", DAMAGED_CHECKPOINTS)
@@ -426,8 +476,19 @@ def test_a_damaged_checkpoint_is_not_resumed(scenes_folder, trained_run, tmp_pat
     folder.mkdir(parents=True)
     damaged = with_value(load_pt(last(trained_run), "checkpoint"), place.split("/"), DAMAGED_CHECKPOINTS[place])
     torch.save(damaged, folder / "checkpoint_last.pt")
-    refusal(capsys, ffcv_main.main, *of_scenes(scenes_folder), "--runs", tmp_path, "--exp-name", "x", "--resume",
-            "--disable-logging", "--override", "training.epochs=9")  # fmt: skip
+    refusal(
+        capsys,
+        ffcv_main.main,
+        *of_scenes(scenes_folder),
+        "--runs",
+        tmp_path,
+        "--exp-name",
+        "x",
+        "--resume",
+        "--disable-logging",
+        "--override",
+        "training.epochs=9",
+    )
 
 
 # ---- hostile arrays

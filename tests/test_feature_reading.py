@@ -6,12 +6,11 @@ import re
 import numpy as np
 import pytest
 import torch
-from torch import nn
-
-from scripts import read_sparse
-from scripts.train_text_demo import train_classifier
-from src.commands import sparse_main
-from src.feature_reading.debugging import (
+from failure_directions.commands import read_sparse
+from failure_directions.commands import sparse as sparse_main
+from failure_directions.models.build import build_model
+from failure_directions.runtime.files import write_csv
+from failure_directions.sparse.reading.debugging import (
     counterfactual,
     find_biases,
     misclassifications_by_feature,
@@ -19,8 +18,7 @@ from src.feature_reading.debugging import (
     separating_features,
     without_feature,
 )
-from src.feature_reading.figures import before_after_figure, image_rows_figure
-from src.feature_reading.language import (
+from failure_directions.sparse.reading.language import (
     KERNEL_WIDTH,
     average_influence,
     cached_influence,
@@ -29,8 +27,9 @@ from src.feature_reading.language import (
     word_cloud,
     word_influence,
 )
-from src.feature_reading.results import Layer, SparseResult, top_positions
-from src.feature_reading.vision import (
+from failure_directions.sparse.reading.pictures import before_after_figure, image_rows_figure
+from failure_directions.sparse.reading.results import Layer, SparseResult, top_positions
+from failure_directions.sparse.reading.vision import (
     DeepFeatures,
     attribute_feature,
     collect_inputs,
@@ -38,8 +37,9 @@ from src.feature_reading.vision import (
     to_pixels,
     visualise_features,
 )
-from src.files import write_csv
-from src.models import build_model
+from torch import nn
+
+from scripts.train_text_demo import train_classifier
 
 CPU = torch.device("cpu")
 
@@ -242,8 +242,9 @@ class Corner(nn.Module):
 
     def forward(self, images):
         half = images.shape[-1] // 2
-        return self.fc(torch.stack([images[..., :half, :half].mean((1, 2, 3)),
-                                    images[..., half:, half:].mean((1, 2, 3))], 1))  # fmt: skip
+        return self.fc(
+            torch.stack([images[..., :half, :half].mean((1, 2, 3)), images[..., half:, half:].mean((1, 2, 3))], 1)
+        )
 
 
 def test_attribution_lies_where_the_model_looks():
@@ -371,13 +372,29 @@ def text_result(tmp_path_factory):
     write_texts(folder / "test.csv", 150, seed=1, misleading=0.2)
     names = list(PLANTED)
     model, tokenizer = train_classifier(
-        [text for text, _ in rows], [names.index(label) for _, label in rows], names,
-        words=100, width=32, layers=1, epochs=7, max_length=16,
-    )  # fmt: skip
+        [text for text, _ in rows],
+        [names.index(label) for _, label in rows],
+        names,
+        words=100,
+        width=32,
+        layers=1,
+        epochs=7,
+        max_length=16,
+    )
     for part in (model, tokenizer):
         part.save_pretrained(folder / "model")
-    words = ["--dataset", "csv", "--dataset-path", folder, "--model-path", folder / "model", "--out-path",
-             folder / "sparse", "-k", 20]  # fmt: skip
+    words = [
+        "--dataset",
+        "csv",
+        "--dataset-path",
+        folder,
+        "--model-path",
+        folder / "model",
+        "--out-path",
+        folder / "sparse",
+        "-k",
+        20,
+    ]
     sparse_main.main([str(word) for word in words])
     return folder / "sparse"
 
@@ -422,8 +439,21 @@ def test_the_dense_head_is_read_in_the_same_coordinates(text_result):
 
 
 def test_replacing_planted_words_turns_the_sparse_model(text_result, sampling, tmp_path, capsys):
-    run("counterfactual", "--sparse", text_result, "--out", tmp_path, "--class", "cooking", "--words", "oven", "pepper",
-        "--replace-with", "rose", *sampling)  # fmt: skip
+    run(
+        "counterfactual",
+        "--sparse",
+        text_result,
+        "--out",
+        tmp_path,
+        "--class",
+        "cooking",
+        "--words",
+        "oven",
+        "pepper",
+        "--replace-with",
+        "rose",
+        *sampling,
+    )
     rows = read_rows(tmp_path / "counterfactual.csv")
     assert len(rows) > 20
     flipped = [row for row in rows if row["predicted after"] != "cooking"]
@@ -457,8 +487,20 @@ def test_errors_of_a_text_model_come_with_the_words_that_misled_it(text_result, 
 @pytest.fixture(scope="module")
 def scenes_result(scenes_folder, trained_run, tmp_path_factory):
     out = tmp_path_factory.mktemp("scenes_sparse")
-    words = ["--dataset", "beton", "-c", scenes_folder / "config.yaml", "--root", scenes_folder, "--model-path",
-             trained_run / "checkpoints" / "checkpoint_last.pt", "--out-path", out, "-k", 12]  # fmt: skip
+    words = [
+        "--dataset",
+        "beton",
+        "-c",
+        scenes_folder / "config.yaml",
+        "--root",
+        scenes_folder,
+        "--model-path",
+        trained_run / "checkpoints" / "checkpoint_last.pt",
+        "--out-path",
+        out,
+        "-k",
+        12,
+    ]
     sparse_main.main([str(word) for word in words])
     return out
 
@@ -518,8 +560,17 @@ def test_what_does_not_fit_is_refused_in_a_sentence(text_result, scenes_result, 
 def test_data_that_have_changed_since_are_refused(text_result, sampling, tmp_path, capsys):
     write_texts(tmp_path / "train.csv", 800, seed=0)
     write_texts(tmp_path / "test.csv", 150, seed=9)
-    said = fails("biases", "--sparse", text_result, "--out", tmp_path / "out", "--dataset-path", tmp_path, *sampling,
-                 capsys=capsys)  # fmt: skip
+    said = fails(
+        "biases",
+        "--sparse",
+        text_result,
+        "--out",
+        tmp_path / "out",
+        "--dataset-path",
+        tmp_path,
+        *sampling,
+        capsys=capsys,
+    )
     assert "the test data have changed since" in said
 
 
@@ -529,8 +580,9 @@ def test_data_that_have_changed_since_are_refused(text_result, sampling, tmp_pat
 def test_the_vision_notebook_shows_each_class_s_features(scenes_result):
     from test_notebooks import execute
 
-    printed = execute("analysis_nbs/inspect_vision_models.ipynb", SPARSE=str(scenes_result), CLASSES=1, FEATURES=2,
-                      IMAGES=3, STEPS=2)  # fmt: skip
+    printed = execute(
+        "analysis_nbs/inspect_vision_models.ipynb", SPARSE=str(scenes_result), CLASSES=1, FEATURES=2, IMAGES=3, STEPS=2
+    )
     result = SparseResult.load(scenes_result)
     assert "selected" in printed
     assert f"{result.class_names[0]} rests on" in printed
@@ -540,8 +592,13 @@ def test_the_vision_notebook_shows_each_class_s_features(scenes_result):
 def test_the_language_notebook_finds_the_planted_words(text_result, sampling):
     from test_notebooks import execute
 
-    printed = execute("analysis_nbs/inspect_language_models.ipynb", SPARSE=str(text_result), FEATURES=1,
-                      SENTENCES=int(sampling[1]), SAMPLES=int(sampling[3]))  # fmt: skip
+    printed = execute(
+        "analysis_nbs/inspect_language_models.ipynb",
+        SPARSE=str(text_result),
+        FEATURES=1,
+        SENTENCES=int(sampling[1]),
+        SAMPLES=int(sampling[3]),
+    )
     for name, planted in PLANTED.items():
         (line,) = [line for line in printed.splitlines() if line.startswith(f"words for {name}: ")]
         assert set(line.removeprefix(f"words for {name}: ").split()[:2]) == set(planted)

@@ -4,9 +4,9 @@ import pickle
 import numpy as np
 import pytest
 import torch
-
-from src.errors import UserError, entry_point
-from src.files import atomic_path, check_writable, create_npy, load_pt, save_pt, write_csv, written_together
+from failure_directions.runtime.errors import UserError, entry_point
+from failure_directions.runtime.files import atomic_path, check_writable, create_npy, write_csv, written_together
+from failure_directions.runtime.pt_files import load_pt, save_pt
 
 
 def test_what_is_saved_is_loaded_again(tmp_path):

@@ -3,23 +3,29 @@
 import numpy as np
 import pytest
 import torch
+from failure_directions.commands import train as ffcv_main
+from failure_directions.config_parsing import load_dataset_config
+from failure_directions.data.betons import open_beton
+from failure_directions.data.index_files import save_index_file
+from failure_directions.data.scenes import SceneSetting, make_split
+from failure_directions.data.splits import Split, open_splits
+from failure_directions.loaders import FeatureLoader, make_loader, make_training_loader
+from failure_directions.models.checkpoints import load_checkpoint
+from failure_directions.models.features import FeatureExtractor
+from failure_directions.runtime.pt_files import load_pt, save_pt
+from failure_directions.training.trainer import Trainer
 from PIL import Image
 
-from src.betons import open_beton
-from src.checkpoints import load_checkpoint
-from src.commands import ffcv_main
-from src.config_parsing import load_dataset_config
-from src.files import load_pt, save_pt
-from src.index_files import save_index_file
-from src.loaders import FeatureLoader, make_loader, make_training_loader
-from src.models import FeatureExtractor
-from src.scenes import SceneSetting, make_split
-from src.splits import Split, open_splits
-from src.training import Trainer
-
 CPU = torch.device("cpu")
-SHORT = ["--override", "training.epochs=3", "--override", "training.lr=0.05", "--override",
-         "training.lr_scheduler.lr_peak_epoch=1", "--disable-logging"]  # fmt: skip
+SHORT = [
+    "--override",
+    "training.epochs=3",
+    "--override",
+    "training.lr=0.05",
+    "--override",
+    "training.lr_scheduler.lr_peak_epoch=1",
+    "--disable-logging",
+]
 
 
 @pytest.fixture(scope="module")
@@ -138,8 +144,17 @@ def test_extra_images_are_scaled_labelled_and_trained_on_once_an_epoch(run, draw
 def test_the_weight_of_extra_images_is_their_share_of_the_loss(run, drawn, scenes_folder, tmp_path):
     """With the training images' weights at almost nothing, a model knows what the extra images are, and no more."""
     save_pt(torch.full((480,), 1e-6), tmp_path / "w.pt")
-    folder = run("--extra-images", drawn, "--loss-vec-file", tmp_path / "w.pt", "--extra-weight", "20",
-                 "--override", "training.epochs=8", start=None)  # fmt: skip
+    folder = run(
+        "--extra-images",
+        drawn,
+        "--loss-vec-file",
+        tmp_path / "w.pt",
+        "--extra-weight",
+        "20",
+        "--override",
+        "training.epochs=8",
+        start=None,
+    )
     predictions = load_pt(folder / "predictions.pt", "predictions")["test"]["preds"]
     config = load_dataset_config(scenes_folder / "config.yaml")
     known = {config.names.index("circle"), config.names.index("heart")}

@@ -14,14 +14,19 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from failure_directions.captions.vocabulary import get_caption_set
+from failure_directions.config_parsing import (
+    DatasetConfig,
+    SVMConfig,
+    _known_keys,
+    load_dataset_config,
+    load_svm_config,
+)
+from failure_directions.data.image_sources import GENERATED, manifest_sources
+from failure_directions.data.index_files import KEYS, load_index_file
+from failure_directions.runtime.errors import UserError
 from hypothesis import example, given
 from hypothesis import strategies as st
-
-from src.captions import get_caption_set
-from src.config_parsing import DatasetConfig, SVMConfig, _known_keys, load_dataset_config, load_svm_config
-from src.errors import UserError
-from src.image_sources import GENERATED, manifest_sources
-from src.index_files import KEYS, load_index_file
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -69,9 +74,16 @@ WORDS = st.sampled_from(
     ["train", "test.beton", "0", "-1", "1e-3", "on", "", "~", "a\nb", "*a", "{noun}", "<<", "\ud800"]
 )
 SCALARS = (
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20) | WORDS | st.dates()
-    | st.integers(2**60, 2**80) | st.binary(max_size=5)
-)  # fmt: skip
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=20)
+    | WORDS
+    | st.dates()
+    | st.integers(2**60, 2**80)
+    | st.binary(max_size=5)
+)
 VALUES = st.recursive(
     SCALARS,
     lambda inner: (
@@ -180,9 +192,29 @@ def test_any_caption_file_is_read_or_refused(parsed, content, class_names):
 
 
 CELLS = st.text(max_size=12) | st.sampled_from(
-    ["0", "1", "-1", "007", "1.5", "9" * 5000, "cat", "cat|dog", "|", "train", "val", "", "../x.png", "/etc/passwd",
-     "a/../../x", "\x00", "x\n", "\ud800", "a,b", '"']
-)  # fmt: skip
+    [
+        "0",
+        "1",
+        "-1",
+        "007",
+        "1.5",
+        "9" * 5000,
+        "cat",
+        "cat|dog",
+        "|",
+        "train",
+        "val",
+        "",
+        "../x.png",
+        "/etc/passwd",
+        "a/../../x",
+        "\x00",
+        "x\n",
+        "\ud800",
+        "a,b",
+        '"',
+    ]
+)
 HEADERS = st.permutations(["path", "label", "spurious", "split"]) | st.lists(
     st.sampled_from(["path", "label", "spurious", "split", *GENERATED, "x", ""]), max_size=6
 )

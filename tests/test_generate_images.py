@@ -11,17 +11,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from failure_directions.captions.vocabulary import CaptionGenerator
+from failure_directions.commands import distil as train_svms
+from failure_directions.commands import generate as generate_images
+from failure_directions.commands import train as ffcv_main
+from failure_directions.config_parsing import load_dataset_config
+from failure_directions.data.scene_drawing import BACKGROUNDS, COLOURS, SHAPES, draw
+from failure_directions.interfaces import diffusion_models, textual_inversion
+from failure_directions.interventions import synthetic
+from failure_directions.models.checkpoints import load_checkpoint
+from failure_directions.runtime.pt_files import load_pt, save_pt
 from PIL import Image
 
-from dataset_interfaces import create_token_dictionary, diffusion_models, textual_inversion
+from dataset_interfaces import create_token_dictionary
 from scripts.train_scenes_diffusion import new_pipeline
-from src import synthetic
-from src.captions import CaptionGenerator
-from src.checkpoints import load_checkpoint
-from src.commands import ffcv_main, generate_images, train_svms
-from src.config_parsing import load_dataset_config
-from src.files import load_pt, save_pt
-from src.scenes import BACKGROUNDS, COLOURS, SHAPES, draw
 
 SVM_CONFIG = Path(__file__).resolve().parents[1] / "svm_configs" / "normalized_svm_scenes_config.yaml"
 
@@ -47,10 +50,29 @@ def model(tmp_path_factory):
 def result(scenes_folder, trained_run, tmp_path_factory):
     """A result with captions."""
     out = tmp_path_factory.mktemp("results") / "clip.pt"
-    train_svms.main([str(word) for word in (
-        "-c", scenes_folder / "config.yaml", "-s", SVM_CONFIG, "--root", scenes_folder, "--jobs", 1, "--top-k", 3,
-        "--model-path", trained_run / "checkpoints" / "checkpoint_last.pt", "--out-file", out, "--captions", "SCENES",
-    )])  # fmt: skip
+    train_svms.main(
+        [
+            str(word)
+            for word in (
+                "-c",
+                scenes_folder / "config.yaml",
+                "-s",
+                SVM_CONFIG,
+                "--root",
+                scenes_folder,
+                "--jobs",
+                1,
+                "--top-k",
+                3,
+                "--model-path",
+                trained_run / "checkpoints" / "checkpoint_last.pt",
+                "--out-file",
+                out,
+                "--captions",
+                "SCENES",
+            )
+        ]
+    )
     return out
 
 
@@ -189,9 +211,23 @@ def test_extra_images_takes_the_folder_and_the_manifest_as_they_are(generate, sc
     short = ("training.epochs=2", "training.lr=0.05", "training.lr_scheduler.lr_peak_epoch=1")
     weights = []
     for images in (tmp_path / "out", tmp_path / "out" / "manifest.csv"):
-        words = ["-c", scenes_folder / "config.yaml", "--root", scenes_folder, "--runs", tmp_path, "--exp-name", "run",
-                 "--finetune-from", trained_run / "checkpoints" / "checkpoint_last.pt", "--freeze", "--extra-images",
-                 images, "--disable-logging", *(word for key in short for word in ("--override", key))]  # fmt: skip
+        words = [
+            "-c",
+            scenes_folder / "config.yaml",
+            "--root",
+            scenes_folder,
+            "--runs",
+            tmp_path,
+            "--exp-name",
+            "run",
+            "--finetune-from",
+            trained_run / "checkpoints" / "checkpoint_last.pt",
+            "--freeze",
+            "--extra-images",
+            images,
+            "--disable-logging",
+            *(word for key in short for word in ("--override", key)),
+        ]
         ffcv_main.main([str(word) for word in words])
         run = sorted((tmp_path / "run").glob("version_*"))[-1]
         weights.append(load_checkpoint(run / "checkpoints" / "checkpoint_last.pt").model.fc.weight)
@@ -249,8 +285,10 @@ def painter(wrong=lambda seed: False):
         images = []
         for prompt, seed in zip(prompts, seeds, strict=True):
             rng = np.random.default_rng(seed)
-            said = [next((word for word in words if word in prompt.split()), None)
-                    for words in (SHAPES, COLOURS, BACKGROUNDS)]  # fmt: skip
+            said = [
+                next((word for word in words if word in prompt.split()), None)
+                for words in (SHAPES, COLOURS, BACKGROUNDS)
+            ]
             shape, colour, background = (
                 word or rng.choice(words) for word, words in zip(said, (SHAPES, COLOURS, BACKGROUNDS), strict=True)
             )

@@ -5,15 +5,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from failure_directions.commands import betons as make_betons
+from failure_directions.config_parsing import load_dataset_config
+from failure_directions.data.betons import open_beton
+from failure_directions.data.image_sources import cifar_sources, folder_sources, group_classes, manifest_sources
+from failure_directions.data.images import read_image
+from failure_directions.data.splits import Split
+from failure_directions.loaders import make_loader
+from failure_directions.runtime.errors import UserError
 from PIL import Image
-
-from scripts import make_betons
-from src.betons import open_beton
-from src.config_parsing import load_dataset_config
-from src.errors import UserError
-from src.image_sources import cifar_sources, folder_sources, group_classes, manifest_sources, read_image
-from src.loaders import make_loader
-from src.splits import Split
 
 
 @pytest.fixture

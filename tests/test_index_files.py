@@ -3,9 +3,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-
-from src.errors import UserError
-from src.index_files import load_index_file, save_index_file, split_indices, thin
+from failure_directions.data.index_files import load_index_file, save_index_file, split_indices, thin
+from failure_directions.runtime.errors import UserError
 
 SHIPPED = Path(__file__).resolve().parents[1] / "index_files"
 
@@ -89,7 +88,7 @@ def test_files_of_another_kind_are_refused(tmp_path, content, words):
 
 
 def test_a_published_file_of_arrays_is_converted(tmp_path):
-    from scripts import convert_published
+    from failure_directions.commands import convert as convert_published
 
     torch.save({"train_indices": np.arange(5), "val_indices": None, "n": np.float64(3)}, tmp_path / "old.pt")
     convert_published.main([str(tmp_path / "old.pt"), str(tmp_path / "new.pt")])
@@ -99,9 +98,8 @@ def test_a_published_file_of_arrays_is_converted(tmp_path):
 def test_a_published_svm_is_not_converted_but_its_refit_is_named(tmp_path, capsys):
     import pickle
 
+    from failure_directions.commands import convert as convert_published
     from sklearn.svm import SVC
-
-    from scripts import convert_published
 
     (tmp_path / "svm.pkl").write_bytes(pickle.dumps(SVC()))
     with pytest.raises(SystemExit):
@@ -111,7 +109,7 @@ def test_a_published_svm_is_not_converted_but_its_refit_is_named(tmp_path, capsy
 
 
 def test_the_script_makes_what_the_rule_says_and_round_trips(tmp_path, pixels, pixels_beton):
-    from scripts import make_index_files
+    from failure_directions.commands import index as make_index_files
 
     out = tmp_path / "x.pt"
     make_index_files.main(["--beton", str(pixels_beton), "--set-apart-every", "2", "--out", str(out)])
@@ -124,7 +122,7 @@ def test_the_script_makes_what_the_rule_says_and_round_trips(tmp_path, pixels, p
 
 @pytest.mark.parametrize("words", [["--val-every", "1"], ["--set-apart-every", "1"], ["--val-every", "0"]])
 def test_the_script_makes_no_empty_part(tmp_path, pixels_beton, words):
-    from scripts import make_index_files
+    from failure_directions.commands import index as make_index_files
 
     with pytest.raises(SystemExit) as stop:
         make_index_files.main(["--beton", str(pixels_beton), "--out", str(tmp_path / "x.pt"), *words])
@@ -133,7 +131,7 @@ def test_the_script_makes_no_empty_part(tmp_path, pixels_beton, words):
 
 
 def test_the_script_thins_a_group_in_train_and_less_in_the_rest(tmp_path, pixels, pixels_beton):
-    from scripts import make_index_files
+    from failure_directions.commands import index as make_index_files
 
     out = tmp_path / "x.pt"
     words = ["--split-by", "spurious", "--thin", "1", "--keep-train", "10", "--keep-rest", "3"]

@@ -1,17 +1,24 @@
-"""Choosing images and weighing them, and scripts/make_intervention.py on a made-up result."""
+"""Choosing images and weighing them, and failure-directions intervene on a made-up result."""
 
 import re
 
 import numpy as np
 import pytest
 import torch
-
-from scripts import make_intervention
-from src.errors import UserError
-from src.files import save_pt
-from src.index_files import load_index_file
-from src.interventions import balanced_weights, choose, flagged, hardness, soft_weights, suspected_noise, x2_weights
-from src.label_noise import looks_like
+from failure_directions.commands import intervene as make_intervention
+from failure_directions.data.index_files import load_index_file
+from failure_directions.directions.label_noise import looks_like
+from failure_directions.interventions.choosing import (
+    balanced_weights,
+    choose,
+    flagged,
+    hardness,
+    soft_weights,
+    suspected_noise,
+    x2_weights,
+)
+from failure_directions.runtime.errors import UserError
+from failure_directions.runtime.pt_files import save_pt
 
 CLASSES = np.repeat([0, 1, 2], [6, 4, 3])
 ENTRY = {

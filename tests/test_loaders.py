@@ -1,15 +1,14 @@
 import numpy as np
 import pytest
 import torch
-
-from src.augmentation import AUGMENTATIONS, Augmentation, augment, epoch_key, keyed_uniform
-from src.beton_writer import ImageOptions, write_beton
-from src.betons import open_beton
-from src.config_parsing import DatasetConfig
-from src.errors import UserError
-from src.image_sources import ImageArrays
-from src.loaders import make_loader
-from src.splits import Split
+from failure_directions.config_parsing import DatasetConfig
+from failure_directions.data.augmentation import AUGMENTATIONS, Augmentation, augment, epoch_key, keyed_uniform
+from failure_directions.data.beton_writer import ImageOptions, write_beton
+from failure_directions.data.betons import open_beton
+from failure_directions.data.image_sources import ImageArrays
+from failure_directions.data.splits import Split
+from failure_directions.loaders import make_loader
+from failure_directions.runtime.errors import UserError
 
 CPU = torch.device("cpu")
 MEAN, STD = [120.0, 130.0, 110.0], [60.0, 50.0, 70.0]

@@ -1,9 +1,8 @@
 import numpy as np
 import pytest
+from failure_directions.directions.minority import attribute_rates, minority_precision, minority_values
+from failure_directions.training.metrics import aurocs, best_f1_threshold, class_accuracies
 from sklearn.metrics import f1_score, roc_auc_score
-
-from src.metrics import aurocs, best_f1_threshold, class_accuracies
-from src.minority import attribute_rates, minority_precision, minority_values
 
 NAN = float("nan")
 

@@ -10,23 +10,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from failure_directions.captions.vocabulary import get_caption_set
+from failure_directions.commands import betons as make_betons
+from failure_directions.commands import index as make_index_files
+from failure_directions.config_parsing import load_dataset_config
+from failure_directions.data.beton_writer import write_beton
+from failure_directions.data.image_sources import ImageArrays
+from failure_directions.data.index_files import load_index_file, skew
+from failure_directions.data.official.celeba import celeba_age_sources, celeba_gender_sources
+from failure_directions.data.official.chestxray import CONDITIONS, chestxray_sources
+from failure_directions.data.official.colored_mnist import colored_mnist_sources
+from failure_directions.data.official.imagenet import imagenet_sources, imagenetc_sources
+from failure_directions.data.official.supercifar100 import to_superclasses
+from failure_directions.data.official.waterbirds import waterbirds_sources
+from failure_directions.data.splits import open_splits
+from failure_directions.loaders import make_loader
+from failure_directions.runtime.errors import UserError
 from PIL import Image
-
-from scripts import make_betons, make_index_files
-from src.beton_writer import write_beton
-from src.captions import get_caption_set
-from src.config_parsing import load_dataset_config
-from src.datasets.celeba import celeba_age_sources, celeba_gender_sources
-from src.datasets.chestxray import CONDITIONS, chestxray_sources
-from src.datasets.colored_mnist import colored_mnist_sources
-from src.datasets.imagenet import imagenet_sources, imagenetc_sources
-from src.datasets.supercifar100 import to_superclasses
-from src.datasets.waterbirds import waterbirds_sources
-from src.errors import UserError
-from src.image_sources import ImageArrays
-from src.index_files import load_index_file, skew
-from src.loaders import make_loader
-from src.splits import open_splits
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -95,8 +95,11 @@ def celeba(tmp_path):
         for young, male, black, blond in truth[split]:
             name = f"{len(attributes) + 1:06d}.jpg"
             values = dict.fromkeys(ATTRIBUTES.split(), 0) | {
-                "Young": young, "Male": male, "Black_Hair": black, "Blond_Hair": blond
-            }  # fmt: skip
+                "Young": young,
+                "Male": male,
+                "Black_Hair": black,
+                "Blond_Hair": blond,
+            }
             attributes.append(f"{name} " + " ".join(f"{2 * value - 1:2d}" for value in values.values()))
             partition.append(f"{name} {number}")
             draw(folder / "img_align_celeba" / name, (54, 44), seed=len(attributes))
@@ -334,7 +337,7 @@ def test_of_the_official_lists_every_eighth_patient_is_validation(chestxray):
         (lambda f, n: edit(f / "Data_Entry_2017.csv", "No Finding", "Mass|No Finding"), "'No Finding' in 'Mass"),
         (lambda f, n: next(f.glob("images_002/images/*_001.png")).unlink(), "1 of the images .* are not there"),
     ],
-)  # fmt: skip
+)
 def test_chest_x_ray_files_that_are_not_whole_are_named(chestxray, damage, words):
     folder, truth = chestxray
     names = sorted(truth)
@@ -413,10 +416,15 @@ def test_no_photograph_is_in_val_and_in_test(imagenet, tmp_path):
         (lambda f: (f / "val").rename(f / "validation"), "no val; get it from https://image-net.org"),
         (lambda f: (f / "train" / "cats").mkdir(), "cats is not named by one of ImageNet's 1,000"),
         (lambda f: (f / "train" / "n01443537").mkdir(), "n01443537 holds no images"),
-        (lambda f: [p.rename(f / "val" / p.name) for p in (f / "val").glob("*/*")]
-         and [p.rmdir() for p in (f / "val").iterdir() if p.is_dir()], "has no folders WNID/"),
+        (
+            lambda f: (
+                [p.rename(f / "val" / p.name) for p in (f / "val").glob("*/*")]
+                and [p.rmdir() for p in (f / "val").iterdir() if p.is_dir()]
+            ),
+            "has no folders WNID/",
+        ),
     ],
-)  # fmt: skip
+)
 def test_imagenet_folders_that_are_not_whole_are_named(imagenet, damage, words):
     damage(imagenet)
     with pytest.raises(UserError, match=words):
@@ -448,11 +456,107 @@ def test_a_photograph_that_imagenet_c_lacks_is_named(imagenet, tmp_path):
 
 # The coarse label of each fine label, as CIFAR-100's own files have them.
 COARSE = [
-    4, 1, 14, 8, 0, 6, 7, 7, 18, 3, 3, 14, 9, 18, 7, 11, 3, 9, 7, 11, 6, 11, 5, 10, 7, 6, 13, 15, 3, 15, 0, 11, 1, 10,
-    12, 14, 16, 9, 11, 5, 5, 19, 8, 8, 15, 13, 14, 17, 18, 10, 16, 4, 17, 4, 2, 0, 17, 4, 18, 17, 10, 3, 2, 12, 12, 16,
-    12, 1, 9, 19, 2, 10, 0, 1, 16, 12, 9, 13, 15, 13, 16, 19, 2, 4, 6, 19, 5, 5, 8, 19, 18, 1, 2, 15, 6, 0, 17, 8, 14,
+    4,
+    1,
+    14,
+    8,
+    0,
+    6,
+    7,
+    7,
+    18,
+    3,
+    3,
+    14,
+    9,
+    18,
+    7,
+    11,
+    3,
+    9,
+    7,
+    11,
+    6,
+    11,
+    5,
+    10,
+    7,
+    6,
     13,
-]  # fmt: skip
+    15,
+    3,
+    15,
+    0,
+    11,
+    1,
+    10,
+    12,
+    14,
+    16,
+    9,
+    11,
+    5,
+    5,
+    19,
+    8,
+    8,
+    15,
+    13,
+    14,
+    17,
+    18,
+    10,
+    16,
+    4,
+    17,
+    4,
+    2,
+    0,
+    17,
+    4,
+    18,
+    17,
+    10,
+    3,
+    2,
+    12,
+    12,
+    16,
+    12,
+    1,
+    9,
+    19,
+    2,
+    10,
+    0,
+    1,
+    16,
+    12,
+    9,
+    13,
+    15,
+    13,
+    16,
+    19,
+    2,
+    4,
+    6,
+    19,
+    5,
+    5,
+    8,
+    19,
+    18,
+    1,
+    2,
+    15,
+    6,
+    0,
+    17,
+    8,
+    14,
+    13,
+]
 FINE = load_dataset_config(ROOT / "dataset_configs" / "cifar100.yaml").names
 RARE = "baby bear beaver bowl bridge bus caterpillar forest kangaroo lamp lizard lobster mushroom orchid possum shark"
 RARE = [*RARE.split(), "squirrel", "streetcar", "table", "willow_tree"]
@@ -562,8 +666,11 @@ def test_colored_digits_have_the_chosen_tints_and_labels(mnist, tmp_path):
     config = load_dataset_config(ROOT / "dataset_configs" / "colored_mnist.yaml", pool)
     splits = open_splits(config, tmp_path, unlabeled=True)
     assert {split: len(part) for split, part in splits.items()} == {
-        "train": 400, "val": 200, "test": 200, "unlabeled": 400
-    }  # fmt: skip
+        "train": 400,
+        "val": 200,
+        "test": 200,
+        "unlabeled": 400,
+    }
     truths = {"train": truth["train"], "val": truth["train"], "unlabeled": truth["train"], "test": truth["t10k"]}
     sources = colored_mnist_sources(folder, 0.9, unlabeled=True)
     for split, part in splits.items():
@@ -618,7 +725,7 @@ def cut(path, length):
         (lambda f: write_idx(f / "train-labels-idx1-ubyte", np.full(1000, 10, np.uint8)), "the train label 10"),
         (lambda f: write_idx(f / "t10k-labels-idx1-ubyte", np.full(200, 3, np.uint8)), "test has no image of five and"),
     ],
-)  # fmt: skip
+)
 def test_idx_files_that_are_not_whole_are_named(mnist, damage, words):
     damage(mnist[0])
     with pytest.raises(UserError, match=words):
@@ -712,11 +819,16 @@ def test_waterbirds_metadata_with_a_mistake_is_refused(waterbirds, damage, words
 @pytest.mark.parametrize(
     ("config", "caption_set"),
     [
-        ("celeba_age", "CELEBA"), ("celeba_gender", "CELEBA"), ("chestxray", "CHESTXRAY"), ("imagenet", "IMAGENET"),
-        ("supercifar100", "CIFAR100"), ("spurious_cifar100", "CIFAR100"),
-        ("colored_mnist", "COLORED_MNIST"), ("waterbirds", "WATERBIRDS"),
+        ("celeba_age", "CELEBA"),
+        ("celeba_gender", "CELEBA"),
+        ("chestxray", "CHESTXRAY"),
+        ("imagenet", "IMAGENET"),
+        ("supercifar100", "CIFAR100"),
+        ("spurious_cifar100", "CIFAR100"),
+        ("colored_mnist", "COLORED_MNIST"),
+        ("waterbirds", "WATERBIRDS"),
     ],
-)  # fmt: skip
+)
 def test_every_class_has_captions(config, caption_set):
     classes = load_dataset_config(ROOT / "dataset_configs" / f"{config}.yaml").names
     for generator in get_caption_set(caption_set).for_classes(classes):
@@ -730,8 +842,12 @@ def test_the_papers_settings_are_in_the_configs():
         config = load_dataset_config(path)
         training = config.training
         settings[path.stem] = (
-            config.imgsz, config.batch_size, training.epochs, training.lr, training.lr_scheduler.lr_peak_epoch
-        )  # fmt: skip
+            config.imgsz,
+            config.batch_size,
+            training.epochs,
+            training.lr,
+            training.lr_scheduler.lr_peak_epoch,
+        )
         if path.stem not in ("scenes", "waterbirds"):
             assert (training.optimizer.momentum, training.optimizer.weight_decay) == (0.9, 5e-4)
     assert settings["supercifar100"] == settings["spurious_cifar100"] == (32, 512, 35, 0.5, 5)

@@ -9,17 +9,20 @@ import numpy as np
 import pytest
 import torch
 from chromium import Chromium
+from failure_directions.data.beton_writer import ImageOptions, write_beton
+from failure_directions.data.betons import open_beton
+from failure_directions.data.image_sources import ImageArrays
+from failure_directions.directions.galleries import StoredImages, SVMProcessor, ends
+from failure_directions.report.page import command_line, write_report
+from failure_directions.report.summaries import accuracy_by_decile, encode_thumbnail
+from failure_directions.runtime.errors import UserError
+from failure_directions.runtime.files import write_csv
+from failure_directions.runtime.pt_files import save_pt
+from failure_directions.sparse.feature_chunks import FeatureChunks
+from failure_directions.sparse.path import elastic_net_path
 from PIL import Image
 
 import visualization_utils
-from src.beton_writer import ImageOptions, write_beton
-from src.betons import open_beton
-from src.errors import UserError
-from src.files import save_pt, write_csv
-from src.image_sources import ImageArrays
-from src.report import accuracy_by_decile, command_line, encode_thumbnail, write_report
-from src.sparse import FeatureChunks, elastic_net_path
-from src.svm_processor import StoredImages, SVMProcessor, ends
 
 HOSTILE = ["<script>alert(1)</script>", "a/b", 'naïve "quotes"', "<img src=x onerror=alert(2)>", "$\\bad{tex$"]
 
@@ -83,9 +86,13 @@ def hostile_result(tmp_path_factory):
     write_csv(
         folder / "made_up_captions.csv",
         ["class", "side", "rank", "caption", "score", "z"],
-        [(name, side, rank, f"a photo of {name} {rank}", -rank, 3 - rank)
-         for name in HOSTILE for side in ("hard", "easy") for rank in (1, 2)],
-    )  # fmt: skip
+        [
+            (name, side, rank, f"a photo of {name} {rank}", -rank, 3 - rank)
+            for name in HOSTILE
+            for side in ("hard", "easy")
+            for rank in (1, 2)
+        ],
+    )
     write_csv(
         folder / "made_up_subpopulations.csv",
         ["class", "side", "k", "accuracy", "class_accuracy"],
@@ -204,8 +211,15 @@ def test_thumbnails_keep_within_their_bytes():
 
 
 def test_the_command_line_can_be_typed_again():
-    args = {"config": "my config.yaml", "svm_config": "svm.yaml", "unlabeled": True, "bce": False,
-            "bce_class": 0, "mlp_size": None, "override": ["a=1", "b=2"]}  # fmt: skip
+    args = {
+        "config": "my config.yaml",
+        "svm_config": "svm.yaml",
+        "unlabeled": True,
+        "bce": False,
+        "bce_class": 0,
+        "mlp_size": None,
+        "override": ["a=1", "b=2"],
+    }
     assert command_line(args) == (
         "python train_svms.py --config 'my config.yaml' --svm-config svm.yaml --unlabeled --bce-class 0 "
         "--override a=1 --override b=2"
@@ -304,9 +318,13 @@ def test_a_thousand_classes_open_smoothly(browser, tmp_path):
     write_csv(
         tmp_path / "made_up_captions.csv",
         ["class", "side", "rank", "caption", "score", "z"],
-        [(f"class {c}", side, rank, f"a photo of a class {c} on a striped background", 0.1, 0.2)
-         for c in range(1000) for side in ("hard", "easy") for rank in range(5)],
-    )  # fmt: skip
+        [
+            (f"class {c}", side, rank, f"a photo of a class {c} on a striped background", 0.1, 0.2)
+            for c in range(1000)
+            for side in ("hard", "easy")
+            for rank in range(5)
+        ],
+    )
     report = write_report(result, tmp_path / "report.html")
     assert report.stat().st_size < 30e6
     browser.errors.clear()
@@ -345,9 +363,21 @@ def test_the_page_asks_nothing_of_a_network(hostile_page):
 
 def test_the_command_writes_report_and_figures(hostile_result, tmp_path, capsys):
     visualization_utils.main(
-        ["--svm", str(hostile_result), "--report", str(tmp_path / "r.html"), "--figures", str(tmp_path / "figures"),
-         "--rows", "1", "--columns", "2", "--classes", "a/b"]
-    )  # fmt: skip
+        [
+            "--svm",
+            str(hostile_result),
+            "--report",
+            str(tmp_path / "r.html"),
+            "--figures",
+            str(tmp_path / "figures"),
+            "--rows",
+            "1",
+            "--columns",
+            "2",
+            "--classes",
+            "a/b",
+        ]
+    )
     assert f"report: {tmp_path / 'r.html'}" in capsys.readouterr().out
     with Image.open(tmp_path / "figures" / "extremes_1.png") as figure:
         assert figure.width > 300
@@ -371,16 +401,26 @@ def test_the_command_says_what_is_wrong(hostile_result, words, message, tmp_path
 
 
 def test_the_scenes_notebook_walks_through_a_result(scenes_folder, trained_run, tmp_path):
+    from failure_directions.commands import distil as train_svms
     from test_notebooks import execute
-
-    from src.commands import train_svms
 
     result = tmp_path / "scenes_svm.pt"
     svm_config = Path(__file__).parents[1] / "svm_configs" / "normalized_svm_latent_config.yaml"
     train_svms.main(
-        ["-c", str(scenes_folder / "config.yaml"), "-s", str(svm_config), "--root", str(scenes_folder), "--spurious",
-         "--model-path", str(trained_run / "checkpoints" / "checkpoint_last.pt"), "--out-file", str(result)]
-    )  # fmt: skip
+        [
+            "-c",
+            str(scenes_folder / "config.yaml"),
+            "-s",
+            str(svm_config),
+            "--root",
+            str(scenes_folder),
+            "--spurious",
+            "--model-path",
+            str(trained_run / "checkpoints" / "checkpoint_last.pt"),
+            "--out-file",
+            str(result),
+        ]
+    )
     report = tmp_path / "report.html"
     printed = execute("analysis_nbs/scenes.ipynb", RESULT=str(result), ROOT=str(scenes_folder), REPORT=str(report))
     assert "tenth  1: accuracy" in printed
@@ -398,8 +438,9 @@ def sparse_folder(hostile_result, tmp_path_factory):
     out = tmp_path_factory.mktemp("sparse") / "<b>&out"
     metrics = SVMProcessor(hostile_result).metrics("test")
     rng = np.random.default_rng(0)
-    features = np.hstack([np.eye(5)[metrics["preds"]], -np.nan_to_num(metrics["decision_values"])[:, None],
-                          rng.normal(size=(150, 1))])  # fmt: skip
+    features = np.hstack(
+        [np.eye(5)[metrics["preds"]], -np.nan_to_num(metrics["decision_values"])[:, None], rng.normal(size=(150, 1))]
+    )
     FeatureChunks.write(out / "features" / "test", [features], "made up (0) on made up", np.float32)
     path = elastic_net_path(features, metrics["classes"], k=4)
     path.weight[:, 0, 5:] = torch.tensor([-0.7, 0.3])

@@ -4,11 +4,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from failure_directions.commands import train as ffcv_main
+from failure_directions.runtime.errors import UserError
+from failure_directions.training.run_folders import LAST, run_folder
 from PIL import Image
-
-from src.commands import ffcv_main
-from src.errors import UserError
-from src.run_folders import LAST, run_folder
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -99,10 +98,26 @@ def test_a_training_that_is_refused_leaves_no_extra_images(scenes_folder, tmp_pa
     images = tmp_path / "images" / "circle"
     images.mkdir(parents=True)
     Image.new("RGB", (40, 40)).save(images / "a.png")
-    words = ["-c", scenes_folder / "config.yaml", "--root", scenes_folder, "--runs", tmp_path / "runs",
-             "--exp-name", "x", "--extra-images", images.parent, "--override", "imgsz=40", "--override",
-             "train_img_decoder=center_crop_full", "--override", "val_img_decoder=center_crop_full",
-             "--override", change]  # fmt: skip
+    words = [
+        "-c",
+        scenes_folder / "config.yaml",
+        "--root",
+        scenes_folder,
+        "--runs",
+        tmp_path / "runs",
+        "--exp-name",
+        "x",
+        "--extra-images",
+        images.parent,
+        "--override",
+        "imgsz=40",
+        "--override",
+        "train_img_decoder=center_crop_full",
+        "--override",
+        "val_img_decoder=center_crop_full",
+        "--override",
+        change,
+    ]
     with pytest.raises(SystemExit) as stop:
         ffcv_main.main([str(word) for word in words])
     assert stop.value.code == 2

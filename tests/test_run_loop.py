@@ -7,15 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from failure_directions.commands import loop as run_loop
+from failure_directions.commands import train as ffcv_main
+from failure_directions.commands.generate import Sampling
+from failure_directions.config_parsing import load_dataset_config
+from failure_directions.interventions.synthetic import accuracy_on_images
+from failure_directions.models.checkpoints import load_checkpoint
+from failure_directions.runtime.pt_files import load_pt
 
-from scripts import run_loop
 from scripts.train_scenes_diffusion import new_pipeline
-from src.checkpoints import load_checkpoint
-from src.commands import ffcv_main
-from src.commands.generate_images import Sampling
-from src.config_parsing import load_dataset_config
-from src.files import load_pt
-from src.synthetic import accuracy_on_images
 
 ROOT = Path(__file__).resolve().parents[1]
 SCENES = ROOT / "svm_configs" / "normalized_svm_scenes_config.yaml"
@@ -50,7 +50,7 @@ def test_the_loop_leads_from_betons_to_a_report_and_goes_on_where_it_stopped(loo
     loop(tmp_path, "--per-class", "5", "--by", "svm")
     commands = [line.split()[2] for line in capsys.readouterr().out.splitlines() if line.startswith("$ ")]
     # The base model, its directions and the index file were there.
-    assert commands == ["ffcv_main.py", "scripts/compare_runs.py", "visualization_utils.py"]
+    assert commands == ["ffcv_main.py", "failure-directions compare", "visualization_utils.py"]
     with open(tmp_path / "compared_add5.csv", newline="") as stream:
         rows = list(csv.DictReader(stream))
     assert {row["name"] for row in rows} == {"base", "add5_svm"}
@@ -62,7 +62,7 @@ def test_the_loop_leads_from_betons_to_a_report_and_goes_on_where_it_stopped(loo
     loop(tmp_path, "--intervention", "weights", "--scheme", "balanced", "--finetune", "last")
     text = capsys.readouterr().out
     commands = [line.split()[2] for line in text.splitlines() if line.startswith("$ ")]
-    assert commands == ["scripts/make_intervention.py", "ffcv_main.py", *commands[2:]]
+    assert commands == ["failure-directions intervene", "ffcv_main.py", *commands[2:]]
     run = next((tmp_path / "runs" / "balanced_svm_finetune_last").rglob("checkpoint_last.pt"))
     metadata = load_pt(run, "checkpoint")["run_metadata"]
     assert metadata["arguments"]["freeze"] is True
@@ -78,12 +78,34 @@ def test_generated_images_are_made_trained_on_and_measured(scenes_folder, tmp_pa
     """In miniature, with a diffusion model of random weights."""
     torch.manual_seed(0)
     new_pipeline().save_pretrained(tmp_path / "model")
-    words = ["-c", scenes_folder / "config.yaml", "-s", SCENES, "--captions", "SCENES", "--root", scenes_folder,
-             "--out", tmp_path / "loop", "--intervention", "synthetic", "--per-class", 2, "--seeds", 0, 1,
-             "--model", tmp_path / "model", "--device", "cpu", "--override", "training.epochs=6"]  # fmt: skip
+    words = [
+        "-c",
+        scenes_folder / "config.yaml",
+        "-s",
+        SCENES,
+        "--captions",
+        "SCENES",
+        "--root",
+        scenes_folder,
+        "--out",
+        tmp_path / "loop",
+        "--intervention",
+        "synthetic",
+        "--per-class",
+        2,
+        "--seeds",
+        0,
+        1,
+        "--model",
+        tmp_path / "model",
+        "--device",
+        "cpu",
+        "--override",
+        "training.epochs=6",
+    ]
     call = partial(run_loop.main, [str(word) for word in words])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("src.commands.generate_images.USUAL", Sampling(8, 2, 2.0))
+        patch.setattr("failure_directions.commands.generate.USUAL", Sampling(8, 2, 2.0))
         call()
     printed = capsys.readouterr().out
     assert "accuracy of the base models on the generated images" in printed

@@ -9,16 +9,17 @@ import joblib
 import numpy as np
 import pytest
 import torch
+from failure_directions.commands import distil as train_svms
+from failure_directions.directions import job_backends as jobs
+from failure_directions.directions import label_noise
+from failure_directions.directions import results as svm_results
+from failure_directions.directions.job_backends import JobsBackend
+from failure_directions.directions.label_noise import looks_like
+from failure_directions.directions.results import write_split_csv
+from failure_directions.runtime.errors import UserError
+from failure_directions.svm_utils import SVMFitter
 from joblib.parallel import ThreadingBackend, register_parallel_backend
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
-
-from src import jobs, label_noise, svm_results
-from src.commands import train_svms
-from src.errors import UserError
-from src.jobs import JobsBackend
-from src.label_noise import looks_like
-from src.svm_results import write_split_csv
-from src.svm_utils import SVMFitter
 
 CLASSES, EXAMPLES, D = 24, 60, 16
 

@@ -6,25 +6,20 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from PIL import ImageColor
-
-from src import scenes
-from src.errors import UserError
-from src.scenes import (
-    BACKGROUNDS,
-    COLOURS,
+from failure_directions.data import scenes
+from failure_directions.data.scene_drawing import BACKGROUNDS, COLOURS, SHAPES, caption, draw
+from failure_directions.data.scenes import (
     KINDS,
-    SHAPES,
     SPLITS,
     TRUTH_COLUMNS,
     Plant,
     SceneSetting,
-    caption,
-    draw,
     make_split,
     planted_setting,
     truth_rows,
 )
+from failure_directions.runtime.errors import UserError
+from PIL import ImageColor
 
 CORRELATION = Plant("correlation", "circle", "colour", "red", 0.95)
 RARE = Plant("rare", "square", "background", "brick", 0.97)

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from failure_directions.commands import distil as train_svms
+from failure_directions.commands import train as ffcv_main
+from failure_directions.data.beton_writer import write_beton
+from failure_directions.data.image_sources import ImageArrays
+from failure_directions.data.scenes import SceneSetting, make_split
+from failure_directions.svm_utils import SVMFitter
 from sklearn.metrics import balanced_accuracy_score
-
-from src.beton_writer import write_beton
-from src.commands import ffcv_main, train_svms
-from src.image_sources import ImageArrays
-from src.scenes import SceneSetting, make_split
-from src.svm_utils import SVMFitter
 
 ROOT = Path(__file__).resolve().parents[1]
 LATENT = str(ROOT / "svm_configs" / "normalized_svm_latent_config.yaml")
@@ -51,11 +51,26 @@ def test_training_leaves_checkpoints_metrics_and_logs(trained_run):
 @pytest.fixture(scope="module")
 def result(scenes_folder, trained_run):
     out = scenes_folder / "results" / "small"
-    train_svms.main([
-        "-c", str(scenes_folder / "config.yaml"), "-s", LATENT, "--root", str(scenes_folder), "--out-file", str(out),
-        "--model-path", str(trained_run / "checkpoints" / "checkpoint_last.pt"), "--unlabeled", "--spurious",
-        "--jobs", "1", "--cache", str(scenes_folder / "results" / "cache"),
-    ])  # fmt: skip
+    train_svms.main(
+        [
+            "-c",
+            str(scenes_folder / "config.yaml"),
+            "-s",
+            LATENT,
+            "--root",
+            str(scenes_folder),
+            "--out-file",
+            str(out),
+            "--model-path",
+            str(trained_run / "checkpoints" / "checkpoint_last.pt"),
+            "--unlabeled",
+            "--spurious",
+            "--jobs",
+            "1",
+            "--cache",
+            str(scenes_folder / "results" / "cache"),
+        ]
+    )
     return out
 
 
@@ -103,13 +118,29 @@ def test_the_minority_is_reported_for_the_planted_class_alone(result):
 
 
 def test_a_second_run_reads_the_embeddings_and_agrees(result, scenes_folder, trained_run, monkeypatch, tmp_path):
-    monkeypatch.setattr("src.embeddings.predict", lambda *_, **__: pytest.fail("the model ran again"))
-    train_svms.main([
-        "-c", str(scenes_folder / "config.yaml"), "-s", LATENT, "--root", str(scenes_folder),
-        "--model-path", str(trained_run / "checkpoints" / "checkpoint_last.pt"),
-        "--out-file", str(tmp_path / "again.pt"), "--override", "svm_args.cv=3", "--jobs", "1",
-        "--cache", str(result.parent / "cache"),
-    ])  # fmt: skip
+    monkeypatch.setattr(
+        "failure_directions.embeddings.spaces.predict", lambda *_, **__: pytest.fail("the model ran again")
+    )
+    train_svms.main(
+        [
+            "-c",
+            str(scenes_folder / "config.yaml"),
+            "-s",
+            LATENT,
+            "--root",
+            str(scenes_folder),
+            "--model-path",
+            str(trained_run / "checkpoints" / "checkpoint_last.pt"),
+            "--out-file",
+            str(tmp_path / "again.pt"),
+            "--override",
+            "svm_args.cv=3",
+            "--jobs",
+            "1",
+            "--cache",
+            str(result.parent / "cache"),
+        ]
+    )
     again, first = load(tmp_path / "again.pt"), load(f"{result}.pt")
     assert torch.equal(again["test_metrics"]["preds"], first["test_metrics"]["preds"])
     assert load(tmp_path / "again_model.pt")["cv"] == 3
@@ -117,9 +148,20 @@ def test_a_second_run_reads_the_embeddings_and_agrees(result, scenes_folder, tra
 
 def test_directions_in_clip_space_are_named_by_captions(scenes_folder, trained_run, tmp_path, capsys):
     svm_config = ROOT / "svm_configs" / "normalized_svm_scenes_config.yaml"
-    words = ["-c", scenes_folder / "config.yaml", "-s", svm_config, "--root", scenes_folder, "--jobs", "1",
-             "--model-path", trained_run / "checkpoints" / "checkpoint_last.pt",
-             "--out-file", tmp_path / "clip.pt"]  # fmt: skip
+    words = [
+        "-c",
+        scenes_folder / "config.yaml",
+        "-s",
+        svm_config,
+        "--root",
+        scenes_folder,
+        "--jobs",
+        "1",
+        "--model-path",
+        trained_run / "checkpoints" / "checkpoint_last.pt",
+        "--out-file",
+        tmp_path / "clip.pt",
+    ]
     train_svms.main([str(word) for word in [*words, "--captions", "SCENES", "--top-k", 4]])
     assert "hardest and easiest captions" in capsys.readouterr().out
     with open(tmp_path / "clip_captions.csv", newline="") as stream:
@@ -146,11 +188,26 @@ def test_directions_in_clip_space_are_named_by_captions(scenes_folder, trained_r
 
 def test_an_mlp_writes_the_same_files(result, scenes_folder, trained_run, tmp_path):
     mlp = str(ROOT / "svm_configs" / "normalized_mlp_base_config.yaml")
-    train_svms.main([
-        "-c", str(scenes_folder / "config.yaml"), "-s", mlp, "--override", "embedding=latent", "--mlp-size", "7",
-        "--root", str(scenes_folder), "--out-file", str(tmp_path / "mlp"), "--jobs", "1",
-        "--model-path", str(trained_run / "checkpoints" / "checkpoint_last.pt"),
-    ])  # fmt: skip
+    train_svms.main(
+        [
+            "-c",
+            str(scenes_folder / "config.yaml"),
+            "-s",
+            mlp,
+            "--override",
+            "embedding=latent",
+            "--mlp-size",
+            "7",
+            "--root",
+            str(scenes_folder),
+            "--out-file",
+            str(tmp_path / "mlp"),
+            "--jobs",
+            "1",
+            "--model-path",
+            str(trained_run / "checkpoints" / "checkpoint_last.pt"),
+        ]
+    )
     model = load(tmp_path / "mlp_model.pt")
     fitted = [weights for weights in model["weights"] if weights]
     assert fitted
@@ -176,11 +233,18 @@ def conditions(tmp_path_factory):
         images = np.stack([split[i][0] for i in range(len(split))])
         write_beton(folder / f"{name}.beton", Source(images, labels.astype(np.float32), []), workers=1)
     config = {
-        "train_beton": "train.beton", "val_beton": "val.beton", "test_beton": "test.beton", "imgsz": 32, "bce": True,
-        "arch": "resnet10thin", "arch_type": "cifar_resnet", "num_classes": 3, "batch_size": 40,
+        "train_beton": "train.beton",
+        "val_beton": "val.beton",
+        "test_beton": "test.beton",
+        "imgsz": 32,
+        "bce": True,
+        "arch": "resnet10thin",
+        "arch_type": "cifar_resnet",
+        "num_classes": 3,
+        "batch_size": 40,
         "class_names": ["red", "circle", "dotted"],
         "training": {"epochs": 4, "lr": 0.1, "lr_scheduler": {"type": "constant"}},
-    }  # fmt: skip
+    }
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
     return folder
 
@@ -213,8 +277,11 @@ def test_a_wrong_option_ends_a_real_process_with_code_2_and_no_run_folder(scenes
     words = ["ffcv_main.py", "-c", scenes_folder / "config.yaml", "--root", scenes_folder, "--exp-name", "x"]
     run = subprocess.run(
         [sys.executable, *map(str, words), "--runs", str(tmp_path / "runs"), "--override", "training.epoch=1"],
-        cwd=ROOT, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert run.returncode == 2
     assert "did you mean training.epochs?" in run.stderr
     assert "Traceback" not in run.stderr
@@ -248,9 +315,20 @@ def test_ffcv_main_refuses_and_leaves_nothing(scenes_folder, tmp_path, capsys, w
 
 @pytest.fixture
 def svm_words(scenes_folder, trained_run, tmp_path):
-    return ["-c", scenes_folder / "config.yaml", "-s", LATENT, "--root", scenes_folder, "--jobs", "1",
-            "--model-path", trained_run / "checkpoints" / "checkpoint_last.pt",
-            "--out-file", tmp_path / "x.pt"]  # fmt: skip
+    return [
+        "-c",
+        scenes_folder / "config.yaml",
+        "-s",
+        LATENT,
+        "--root",
+        scenes_folder,
+        "--jobs",
+        "1",
+        "--model-path",
+        trained_run / "checkpoints" / "checkpoint_last.pt",
+        "--out-file",
+        tmp_path / "x.pt",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -293,10 +371,22 @@ def test_classes_without_errors_are_skipped_with_a_reason(scenes_folder, trained
     content = load(trained_run / "checkpoints" / "checkpoint_last.pt")
     content["state_dict"]["fc.bias"][0] = 1000.0
     torch.save(content, tmp_path / "circles.pt")
-    train_svms.main([
-        "-c", str(scenes_folder / "config.yaml"), "-s", LATENT, "--root", str(scenes_folder), "--jobs", "1",
-        "--model-path", str(tmp_path / "circles.pt"), "--out-file", str(tmp_path / "x.pt"),
-    ])  # fmt: skip
+    train_svms.main(
+        [
+            "-c",
+            str(scenes_folder / "config.yaml"),
+            "-s",
+            LATENT,
+            "--root",
+            str(scenes_folder),
+            "--jobs",
+            "1",
+            "--model-path",
+            str(tmp_path / "circles.pt"),
+            "--out-file",
+            str(tmp_path / "x.pt"),
+        ]
+    )
     printed = capsys.readouterr().out
     assert "skipped: no errors among 40 validation images" in printed
     assert printed.count("skipped: only errors among 40 validation images") == 7

@@ -7,24 +7,25 @@ import re
 import numpy as np
 import pytest
 import torch
+from failure_directions.commands import sparse as sparse_main
+from failure_directions.config_parsing import load_dataset_config
+from failure_directions.data.index_files import save_index_file
+from failure_directions.data.splits import open_splits
+from failure_directions.data.text_data import JIGSAW_LABELS
+from failure_directions.loaders import make_loader
+from failure_directions.models.build import build_model
+from failure_directions.models.checkpoints import load_checkpoint
+from failure_directions.models.features import replace_last_linear
+from failure_directions.models.text_models import load_text_classifier
+from failure_directions.sparse.deep_features import accuracy
+from failure_directions.sparse.feature_chunks import FeatureChunks
+from failure_directions.sparse.path import SparsePath
+from failure_directions.sparse.tasks import PLACES_10, balanced_positions, held_out_positions
+from failure_directions.training.evaluation import predict
 from PIL import Image
 from torchvision import models as torchvision_models
 
 from scripts.train_text_demo import train_classifier
-from src.checkpoints import load_checkpoint
-from src.commands import sparse_main
-from src.config_parsing import load_dataset_config
-from src.deep_features import accuracy
-from src.evaluation import predict
-from src.index_files import save_index_file
-from src.loaders import make_loader
-from src.models import build_model
-from src.models.features import replace_last_linear
-from src.sparse import FeatureChunks, SparsePath
-from src.sparse_tasks import PLACES_10, balanced_positions, held_out_positions
-from src.splits import open_splits
-from src.text_data import JIGSAW_LABELS
-from src.text_models import load_text_classifier
 
 PLANTED = {"gardening": ["rose", "spade"], "sailing": ["mast", "harbour"], "cooking": ["oven", "pepper"]}
 NEUTRAL = [f"word{i}" for i in range(20)]
@@ -79,8 +80,23 @@ def text_folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def text_result(text_folder):
     out = text_folder / "sparse"
-    run("--dataset", "csv", "--dataset-path", text_folder, "--model-path", text_folder / "model", "--out-path", out,
-        "-k", 20, "--lr", 0.1, "--max-epochs", 100, "--verbose")  # fmt: skip
+    run(
+        "--dataset",
+        "csv",
+        "--dataset-path",
+        text_folder,
+        "--model-path",
+        text_folder / "model",
+        "--out-path",
+        out,
+        "-k",
+        20,
+        "--lr",
+        0.1,
+        "--max-epochs",
+        100,
+        "--verbose",
+    )
     return out
 
 
@@ -120,10 +136,32 @@ def test_the_planted_words_alone_decide_the_sparse_layer(text_folder, text_resul
 
 
 def test_a_second_run_reuses_the_features_and_says_what_is_not_used(text_folder, text_result, monkeypatch, capsys):
-    monkeypatch.setattr("src.deep_features.feature_batches", None)  # nothing is computed again
-    run("--dataset", "csv", "--dataset-path", text_folder, "--model-path", text_folder / "model", "--dataset-type",
-        "language", "--cache", text_result / "features", "--out-path", text_folder / "again", "-k", 8,
-        "--lookbehind", 3, "--lr-decay-factor", 1, "--arch", "bert", "--select", "percentile", "--group")  # fmt: skip
+    monkeypatch.setattr("failure_directions.sparse.deep_features.feature_batches", None)  # nothing is computed again
+    run(
+        "--dataset",
+        "csv",
+        "--dataset-path",
+        text_folder,
+        "--model-path",
+        text_folder / "model",
+        "--dataset-type",
+        "language",
+        "--cache",
+        text_result / "features",
+        "--out-path",
+        text_folder / "again",
+        "-k",
+        8,
+        "--lookbehind",
+        3,
+        "--lr-decay-factor",
+        1,
+        "--arch",
+        "bert",
+        "--select",
+        "percentile",
+        "--group",
+    )
     said = capsys.readouterr().out
     assert "Not used: --lr-decay-factor, --lookbehind, --arch." in said
     for row in ("the model's own head", "best of the path", "selected"):
@@ -133,9 +171,21 @@ def test_a_second_run_reuses_the_features_and_says_what_is_not_used(text_folder,
 
 
 def test_features_of_other_data_are_refused(text_folder, text_result, capsys):
-    said = fails("--dataset", "csv", "--dataset-path", text_folder, "--model-path", text_folder / "model",
-                 "--cache", text_result / "features", "--out-path", text_folder / "other", "--random-seed", 1,
-                 capsys=capsys)  # fmt: skip
+    said = fails(
+        "--dataset",
+        "csv",
+        "--dataset-path",
+        text_folder,
+        "--model-path",
+        text_folder / "model",
+        "--cache",
+        text_result / "features",
+        "--out-path",
+        text_folder / "other",
+        "--random-seed",
+        1,
+        capsys=capsys,
+    )
     assert "give another folder or delete this one" in said
     assert not (text_folder / "other").exists()
 
@@ -157,8 +207,19 @@ def test_the_published_text_data_sets_run_from_their_own_files(text_folder, tmp_
         write_table(tmp_path / "test.csv", ["id", "comment_text"], test)
         scores = [[str(i), *[label if i % 7 else -1] * 6] for i, (_, label) in enumerate(rows["test"])]
         write_table(tmp_path / "test_labels.csv", ["id", *JIGSAW_LABELS], scores)
-    run("--dataset", dataset, "--dataset-path", tmp_path, "--model-path", text_folder / "model", "--balance",
-        "--out-path", tmp_path / "out", "-k", 8)  # fmt: skip
+    run(
+        "--dataset",
+        dataset,
+        "--dataset-path",
+        tmp_path,
+        "--model-path",
+        text_folder / "model",
+        "--balance",
+        "--out-path",
+        tmp_path / "out",
+        "-k",
+        8,
+    )
     said = capsys.readouterr().out
     assert "Texts of more than 16 tokens: 1;" in said
     assert "Empty texts: 1;" in said
@@ -206,9 +267,28 @@ def image_folder(tmp_path_factory):
 
 
 def test_a_folder_of_images_goes_through_imagenets_preprocessing(image_folder, tmp_path):
-    run("--dataset", "folder", "--dataset-path", image_folder, "--arch", "resnet18", "--model-path",
-        image_folder / "resnet18.pt", "--out-path", tmp_path / "out", "-k", 6, "--val-frac", 0.2, "--num-workers", 0,
-        "--write-checkpoint", tmp_path / "sparse.pt", "--batch-size", 7)  # fmt: skip
+    run(
+        "--dataset",
+        "folder",
+        "--dataset-path",
+        image_folder,
+        "--arch",
+        "resnet18",
+        "--model-path",
+        image_folder / "resnet18.pt",
+        "--out-path",
+        tmp_path / "out",
+        "-k",
+        6,
+        "--val-frac",
+        0.2,
+        "--num-workers",
+        0,
+        "--write-checkpoint",
+        tmp_path / "sparse.pt",
+        "--batch-size",
+        7,
+    )
     run_file = torch.load(tmp_path / "out" / "run.pt", weights_only=True)
     assert [len(run_file["labels"][split]) for split in ("train", "val", "test")] == [12, 3, 15]
     model = build_model("resnet", "resnet18", 3).eval()
@@ -235,8 +315,19 @@ def test_a_timm_model_is_made_sparse_for_places_that_are_not_its_own_classes(tmp
     torch.manual_seed(0)
     torch.save({"state_dict": build_model("timm", "test_resnet", 5).state_dict()}, tmp_path / "timm.pt")
     common = ("--dataset", "places-10", "--dataset-path", folder, "-k", 6, "--val-frac", 0.3)
-    run(*common, "--arch", "timm:test_resnet", "--model-path", tmp_path / "timm.pt", "--out-path", tmp_path / "out",
-        "--num-workers", 1, "--write-checkpoint", tmp_path / "sparse.pt")  # fmt: skip
+    run(
+        *common,
+        "--arch",
+        "timm:test_resnet",
+        "--model-path",
+        tmp_path / "timm.pt",
+        "--out-path",
+        tmp_path / "out",
+        "--num-workers",
+        1,
+        "--write-checkpoint",
+        tmp_path / "sparse.pt",
+    )
     assert "its outputs are not these classes" in capsys.readouterr().out
     assert load_checkpoint(tmp_path / "sparse.pt").build_params["num_classes"] == 10
     run(*common, "--model-path", tmp_path / "sparse.pt", "--out-path", tmp_path / "again", "--num-workers", 0)
@@ -246,9 +337,23 @@ def test_a_timm_model_is_made_sparse_for_places_that_are_not_its_own_classes(tmp
 def test_a_broken_image_is_named_in_one_sentence_also_by_a_worker(tmp_path, image_folder, capsys):
     folder = draw_images(tmp_path / "images", count=3)
     (folder / "val" / "medium" / "1.png").write_bytes(b"nothing")
-    said = fails("--dataset", "folder", "--dataset-path", folder, "--arch", "resnet18", "--model-path",
-                 image_folder / "resnet18.pt", "--out-path", tmp_path / "out", "--num-workers", 1, "--val-frac", 0.4,
-                 capsys=capsys)  # fmt: skip
+    said = fails(
+        "--dataset",
+        "folder",
+        "--dataset-path",
+        folder,
+        "--arch",
+        "resnet18",
+        "--model-path",
+        image_folder / "resnet18.pt",
+        "--out-path",
+        tmp_path / "out",
+        "--num-workers",
+        1,
+        "--val-frac",
+        0.4,
+        capsys=capsys,
+    )
     assert str(folder / "val" / "medium" / "1.png") in said
 
 
@@ -257,9 +362,28 @@ def test_a_broken_image_is_named_in_one_sentence_also_by_a_worker(tmp_path, imag
 
 def test_a_sparse_layer_drops_into_a_checkpoint_of_ours(scenes_folder, trained_run, tmp_path, capsys):
     checkpoint, config_file = trained_run / "checkpoints" / "checkpoint_last.pt", scenes_folder / "config.yaml"
-    run("--dataset", "beton", "-c", config_file, "--root", scenes_folder, "--model-path", checkpoint,
-        "--out-path", tmp_path / "out", "-k", 12, "--write-checkpoint", tmp_path / "sparse.pt", "--select", "sparsity",
-        "--factor", 8, "--batch-size", 50)  # fmt: skip
+    run(
+        "--dataset",
+        "beton",
+        "-c",
+        config_file,
+        "--root",
+        scenes_folder,
+        "--model-path",
+        checkpoint,
+        "--out-path",
+        tmp_path / "out",
+        "-k",
+        12,
+        "--write-checkpoint",
+        tmp_path / "sparse.pt",
+        "--select",
+        "sparsity",
+        "--factor",
+        8,
+        "--batch-size",
+        50,
+    )
     said = capsys.readouterr().out
     config = load_dataset_config(config_file)
     test = open_splits(config, scenes_folder)["test"]
@@ -310,8 +434,20 @@ def test_arguments_that_do_not_fit_are_refused_at_once(tmp_path, monkeypatch, ca
 
 def test_image_folders_that_do_not_fit_are_refused(tmp_path, image_folder, capsys):
     def said(folder, *words, dataset="folder", arch="resnet18"):
-        return fails("--dataset", dataset, "--dataset-path", folder, "--arch", arch, "--out-path", tmp_path / "out",
-                     "--model-path", image_folder / "resnet18.pt", *words, capsys=capsys)  # fmt: skip
+        return fails(
+            "--dataset",
+            dataset,
+            "--dataset-path",
+            folder,
+            "--arch",
+            arch,
+            "--out-path",
+            tmp_path / "out",
+            "--model-path",
+            image_folder / "resnet18.pt",
+            *words,
+            capsys=capsys,
+        )
 
     assert "are not those of a resnet34; correct --arch" in said(image_folder, "--val-frac", 0.2, arch="resnet34")
     assert "must have the class folders airport_terminal" in said(image_folder, dataset="places-10")
@@ -329,8 +465,19 @@ def test_image_folders_that_do_not_fit_are_refused(tmp_path, image_folder, capsy
 
 
 def test_a_model_of_betons_is_not_run_on_a_folder_of_images(trained_run, image_folder, tmp_path, capsys):
-    said = fails("--dataset", "folder", "--dataset-path", image_folder, "--out-path", tmp_path / "out", "--model-path",
-                 trained_run / "checkpoints" / "checkpoint_last.pt", "--val-frac", 0.2, capsys=capsys)  # fmt: skip
+    said = fails(
+        "--dataset",
+        "folder",
+        "--dataset-path",
+        image_folder,
+        "--out-path",
+        tmp_path / "out",
+        "--model-path",
+        trained_run / "checkpoints" / "checkpoint_last.pt",
+        "--val-frac",
+        0.2,
+        capsys=capsys,
+    )
     assert "give --dataset beton" in said
 
 
@@ -338,9 +485,21 @@ def test_a_class_without_training_images_is_named(scenes_folder, trained_run, tm
     config = load_dataset_config(scenes_folder / "config.yaml")
     labels = open_splits(config, scenes_folder)["train"].column("label")
     save_index_file(tmp_path / "index.pt", {"train_indices": np.flatnonzero(labels != 3), "val_indices": np.arange(40)})
-    said = fails("--dataset", "beton", "-c", scenes_folder / "config.yaml", "--root", scenes_folder, "--model-path",
-                 trained_run / "checkpoints" / "checkpoint_last.pt", "--indices-file", tmp_path / "index.pt",
-                 "--out-path", tmp_path / "out", capsys=capsys)  # fmt: skip
+    said = fails(
+        "--dataset",
+        "beton",
+        "-c",
+        scenes_folder / "config.yaml",
+        "--root",
+        scenes_folder,
+        "--model-path",
+        trained_run / "checkpoints" / "checkpoint_last.pt",
+        "--indices-file",
+        tmp_path / "index.pt",
+        "--out-path",
+        tmp_path / "out",
+        capsys=capsys,
+    )
     assert f"class {config.names[3]} has no training examples" in said
 
 

@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 import torch
+from failure_directions.runtime.errors import UserError
+from failure_directions.sparse.feature_chunks import FeatureChunks
+from failure_directions.sparse.path import SparsePath, elastic_net_path
 from sklearn.linear_model import ElasticNet, LogisticRegression, MultiTaskElasticNet
-
-from src.errors import UserError
-from src.sparse import FeatureChunks, SparsePath, elastic_net_path
 
 
 def features(n, d, classes, seed=0):
@@ -156,8 +156,8 @@ def test_grouped_features_serve_all_classes_or_none():
 def test_features_read_from_disk_give_the_path_of_those_in_memory(tmp_path, dtype, monkeypatch):
     X, y = features(300, 12, 3)
     X = X.astype(dtype)
-    monkeypatch.setattr("src.sparse.features.CHUNK_BYTES", 70 * X.itemsize * 12)
-    monkeypatch.setattr("src.sparse.rows.BLOCK_ELEMENTS", 50 * 12)
+    monkeypatch.setattr("failure_directions.sparse.feature_chunks.CHUNK_BYTES", 70 * X.itemsize * 12)
+    monkeypatch.setattr("failure_directions.sparse.rows.BLOCK_ELEMENTS", 50 * 12)
     chunks = FeatureChunks.write(tmp_path / "features", (X[i : i + 33] for i in range(0, 300, 33)), dtype=dtype)
     np.save(tmp_path / "X.npy", X)
     inside = path_of(X, y, val=(X[:50], y[:50]))
@@ -226,8 +226,8 @@ def test_a_feature_of_planted_meaning_is_the_first():
 def test_more_features_than_one_subproblem_takes_are_dealt_with_in_turns(monkeypatch):
     X, y = features(100, 40, 3)
     whole = path_of(X, y)
-    monkeypatch.setattr("src.sparse.curvature.MAX_FEATURES", 15)
-    monkeypatch.setattr("src.sparse.solver.MAX_FEATURES", 15)
+    monkeypatch.setattr("failure_directions.sparse.curvature.MAX_FEATURES", 15)
+    monkeypatch.setattr("failure_directions.sparse.solver.MAX_FEATURES", 15)
     parts = path_of(X, y)
     assert parts.converged.all()
     for mine, other in zip(parts.metrics[:-1], whole.metrics[:-1], strict=True):
@@ -313,7 +313,7 @@ def test_bad_input_is_told_in_one_sentence(arguments, settings, message):
 def test_chunks_know_their_statistics_and_give_rows(tmp_path, monkeypatch):
     X, _ = features(100, 5, 2)
     X[:, 3] = 0.3
-    monkeypatch.setattr("src.sparse.features.CHUNK_BYTES", 40 * 2 * 5)
+    monkeypatch.setattr("failure_directions.sparse.feature_chunks.CHUNK_BYTES", 40 * 2 * 5)
     batches = [torch.from_numpy(X[:7]), X[7:60], X[60:]]
     chunks = FeatureChunks.write(tmp_path, batches, fingerprint="model a")
     stored = X.astype(np.float16)

@@ -2,9 +2,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-
-from src.errors import UserError
-from src.sparse import select_sparse_model
+from failure_directions.runtime.errors import UserError
+from failure_directions.sparse.selection import select_sparse_model
 
 ACCURACY = np.array([0.10, 0.50, 0.78, 0.84, 0.90, 0.88])
 NONZEROS = [0.0, 2.0, 6.0, 14.0, 40.0, 512.0]

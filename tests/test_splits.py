@@ -1,11 +1,10 @@
 import numpy as np
 import pytest
 import torch
-
-from src.config_parsing import load_dataset_config
-from src.errors import UserError
-from src.index_files import save_index_file
-from src.splits import open_splits
+from failure_directions.config_parsing import load_dataset_config
+from failure_directions.data.index_files import save_index_file
+from failure_directions.data.splits import open_splits
+from failure_directions.runtime.errors import UserError
 
 
 @pytest.fixture
@@ -28,8 +27,11 @@ def index_file(tmp_path):
 def test_without_an_index_file_each_split_is_its_whole_beton(config, scenes_folder):
     splits = open_splits(config(), scenes_folder, unlabeled=True)
     assert {name: len(split) for name, split in splits.items()} == {
-        "train": 480, "val": 320, "test": 320, "unlabeled": 160,
-    }  # fmt: skip
+        "train": 480,
+        "val": 320,
+        "test": 320,
+        "unlabeled": 160,
+    }
 
 
 def test_indices_are_of_their_own_beton(config, scenes_folder, index_file):

@@ -6,15 +6,14 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from failure_directions.directions import class_fit as svm_path
+from failure_directions.runtime.errors import UserError
+from failure_directions.runtime.pt_files import save_pt
+from failure_directions.svm_utils import SVMFitter, svm_metrics, whitening
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score, confusion_matrix
 from sklearn.model_selection import StratifiedKFold, cross_val_score
 from sklearn.svm import SVC
-
-from src import svm_path
-from src.errors import UserError
-from src.files import save_pt
-from src.svm_utils import SVMFitter, svm_metrics, whitening
 
 D = 24
 
@@ -177,7 +176,7 @@ def test_tensors_and_arrays_and_float_widths_are_the_same_to_the_fitter():
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 def test_whitening_is_the_mean_and_sample_deviation_of_numpy_from_a_memory_map_in_chunks(tmp_path, monkeypatch, dtype):
-    monkeypatch.setattr("src.svm_utils.CHUNK_NUMBERS", 37 * 5)
+    monkeypatch.setattr("failure_directions.svm_utils.CHUNK_NUMBERS", 37 * 5)
     rng = np.random.default_rng(0)
     latents = (rng.standard_normal((500, 5)) * [1, 2, 0.5, 3, 1] + [0, 100, -50, 7, 1]).astype(dtype)
     np.save(tmp_path / "latents.npy", latents)
@@ -192,7 +191,7 @@ def test_a_memory_mapped_float16_file_fits_and_predicts_as_its_array_does(tmp_pa
     np.save(tmp_path / "latents.npy", latents)
     mapped = np.load(tmp_path / "latents.npy", mmap_mode="r")
     reference, fitter = fitted((ys, preds, latents, None)), fitted((ys, preds, mapped, None))
-    monkeypatch.setattr("src.svm_utils.CHUNK_NUMBERS", 50 * D)
+    monkeypatch.setattr("failure_directions.svm_utils.CHUNK_NUMBERS", 50 * D)
     np.testing.assert_array_equal(fitter.coef, reference.coef)
     chunked = fitter.predict(ys=ys, latents=mapped)[1]
     monkeypatch.undo()

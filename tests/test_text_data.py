@@ -4,9 +4,8 @@ import csv
 
 import numpy as np
 import pytest
-
-from src.errors import UserError
-from src.text_data import JIGSAW_LABELS, csv_sources, jigsaw_sources, sst_sources
+from failure_directions.data.text_data import JIGSAW_LABELS, csv_sources, jigsaw_sources, sst_sources
+from failure_directions.runtime.errors import UserError
 
 
 def write(path, rows, delimiter=","):

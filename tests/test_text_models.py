@@ -7,6 +7,18 @@ import huggingface_hub.constants
 import numpy as np
 import pytest
 import torch
+from failure_directions.models.build import weights_digest
+from failure_directions.models.features import last_linear
+from failure_directions.models.text_models import load_text_classifier
+from failure_directions.runtime.errors import UserError
+from failure_directions.sparse.deep_features import (
+    ModelInputs,
+    SparseTask,
+    cached_features,
+    dense_layer,
+    feature_batches,
+)
+from failure_directions.sparse.tasks import output_rows
 from transformers import (
     BertConfig,
     BertForSequenceClassification,
@@ -19,12 +31,6 @@ from transformers import (
     RobertaConfig,
     RobertaForSequenceClassification,
 )
-
-from src.deep_features import ModelInputs, SparseTask, cached_features, dense_layer, feature_batches
-from src.errors import UserError
-from src.models import last_linear, weights_digest
-from src.sparse_tasks import output_rows
-from src.text_models import load_text_classifier
 
 WORDS = [f"w{i}" for i in range(30)]
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -189,7 +195,7 @@ def test_features_are_kept_and_refused_for_another_model_or_other_texts(tmp_path
     task = task_of(folder, drawn_texts(10))
     features = np.array(cached_features(cache, task, "train", CPU)[:])
     with monkeypatch.context() as patch:
-        patch.setattr("src.deep_features.feature_batches", None)  # nothing is computed again
+        patch.setattr("failure_directions.sparse.deep_features.feature_batches", None)  # nothing is computed again
         np.testing.assert_array_equal(
             cached_features(cache, task_of(folder, drawn_texts(10)), "train", CPU)[:], features
         )

@@ -1,16 +1,18 @@
 import numpy as np
 import pytest
 import torch
-
-from src.checkpoints import load_checkpoint
-from src.config_parsing import TrainingConfig, load_dataset_config
-from src.errors import UserError
-from src.files import save_pt
-from src.loaders import make_loader
-from src.models import FeatureExtractor, build_model, last_linear
-from src.models.cifar_resnet import ARCHS
-from src.splits import open_splits
-from src.training import Trainer, example_losses, load_loss_vector, load_resumable, lr_factor, new_checkpoint
+from failure_directions.config_parsing import TrainingConfig, load_dataset_config
+from failure_directions.data.splits import open_splits
+from failure_directions.loaders import make_loader
+from failure_directions.models.build import build_model
+from failure_directions.models.checkpoints import load_checkpoint
+from failure_directions.models.cifar_resnet import ARCHS
+from failure_directions.models.features import FeatureExtractor, last_linear
+from failure_directions.runtime.errors import UserError
+from failure_directions.runtime.pt_files import save_pt
+from failure_directions.training.loss_weights import load_loss_vector
+from failure_directions.training.resuming import load_resumable, new_checkpoint
+from failure_directions.training.trainer import Trainer, example_losses, lr_factor
 
 CPU = torch.device("cpu")
 

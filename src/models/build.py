@@ -1,6 +1,5 @@
 """Building a model from its names, as a config or a checkpoint gives them."""
 
-import difflib
 import hashlib
 import pickle
 
@@ -10,9 +9,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torchvision import models as torchvision_models
 
-from ..errors import UserError
-from ..files import load_pt
-from ..hub import hub_without_retries
+from ..runtime.english import nearest
+from ..runtime.errors import UserError
+from ..runtime.hub import hub_without_retries
+from ..runtime.pt_files import load_pt
 from . import cifar_resnet
 
 _RESNETS = sorted(name for name in torchvision_models.list_models(torchvision_models) if "res" in name)
@@ -109,8 +109,7 @@ def _read_safetensors(path):
 
 def _check_name(arch, known, arch_type):
     if arch not in known:
-        near = difflib.get_close_matches(arch, known, n=3)
         raise UserError(
-            f"arch {arch!r} is not known for arch_type {arch_type}"
-            + (f"; did you mean {' or '.join(near)}?" if near else f"; it has {', '.join(known[:8])} ...")
+            f"arch {arch!r} is not known for arch_type {arch_type}; "
+            + nearest(arch, known, f"it has {', '.join(known[:8])} ...", most=3)
         )

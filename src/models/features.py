@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from ..errors import UserError
+from ..runtime.errors import UserError
 
 
 def last_linear(model):

@@ -8,9 +8,10 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from ..devices import resolve_device
-from ..errors import UserError
-from ..files import FLOATS, is_plain, is_plain_tensor, load_pt, save_pt, written_together
+from ..runtime.devices import resolve_device
+from ..runtime.errors import UserError
+from ..runtime.files import written_together
+from ..runtime.pt_files import FLOATS, is_plain, is_plain_tensor, load_pt, save_pt
 from .datafits import Gaussian, Multinomial
 from .penalties import ElasticNet, GroupElasticNet
 from .rows import StandardizedRows, check_features, check_finite, free_memory, statistics

@@ -3,8 +3,8 @@
 import numpy as np
 import torch
 
-from ..errors import UserError
-from .features import FeatureChunks, Moments
+from ..runtime.errors import UserError
+from .feature_chunks import FeatureChunks, Moments
 
 BLOCK_ELEMENTS = 2**22
 """Numbers in a block of rows: 16 MiB as float32."""

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ..errors import UserError
+from ..runtime.errors import UserError
 
 DEFAULT_FACTORS = {"sparsity": 15.0, "absolute": 5.0, "relative": 0.05, "percentile": 0.05}
 

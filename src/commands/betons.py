@@ -1,0 +1,198 @@
+"""Write betons from a data set of the papers, an image folder, a CSV manifest, or scenes (drawn).
+
+    failure-directions betons cifar10 --data ~/torchvision --download --out data
+    failure-directions betons celeba_age --data ~/CelebA --max-resolution 92 --out data
+    failure-directions betons folder --data my_images --out data --name mine --image-format jpg --max-resolution 256
+    failure-directions betons manifest --data my_images/list.csv --out data --name mine
+    failure-directions betons scenes --kind correlation --out data
+
+writes OUT/NAME_{train,val,test,unlabeled}.beton for the splits that there are; for a folder or manifest also
+OUT/NAME.yaml, a dataset config to start from; for scenes OUT/NAME_SPLIT.csv, the truth of every image.
+"""
+
+import argparse
+from pathlib import Path
+
+from ..data.beton_sets import leave_out_broken, write_scenes, write_splits, write_starter_config
+from ..data.beton_writer import ImageOptions
+from ..data.image_sources import cifar_sources, folder_sources, group_classes, manifest_sources
+from ..data.official.celeba import celeba_age_sources, celeba_gender_sources
+from ..data.official.chestxray import chestxray_sources
+from ..data.official.colored_mnist import colored_mnist_sources
+from ..data.official.imagenet import imagenet_sources, imagenetc_sources
+from ..data.official.supercifar100 import supercifar100_sources
+from ..data.official.waterbirds import waterbirds_sources
+from ..data.scenes import KINDS, VALIDATIONS, Plant, SceneSetting, planted_setting
+from ..runtime.errors import UserError, entry_point
+
+# Data sets that need nothing but their folder.
+OFFICIAL = {
+    "celeba_age": (celeba_age_sources, "CelebA: old or young; spurious: gender"),
+    "celeba_gender": (celeba_gender_sources, "CelebA: female or male; spurious: colour of the hair"),
+    "chestxray": (chestxray_sources, "ChestX-ray14: 14 conditions; spurious: view"),
+    "imagenet": (imagenet_sources, "ImageNet: train/WNID/ and val/WNID/, which becomes test"),
+    "waterbirds": (waterbirds_sources, "Waterbirds: metadata.csv; spurious: place"),
+}
+
+
+def parse_arguments(argv=None):
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--out", required=True, help="folder for the betons")
+    common.add_argument("--name", help="start of the files' names (default: the source's)")
+    common.add_argument(
+        "--image-format",
+        choices=["raw", "jpg", "proportion", "smart"],
+        default="raw",
+        help="raw pixels; JPEG; a random share as JPEG; JPEG above --smart-threshold",
+    )
+    common.add_argument("--jpeg-quality", type=int, default=90, help="1 to 100")
+    common.add_argument("--compress-probability", type=float, default=0.5, help="share of JPEGs with proportion")
+    common.add_argument("--smart-threshold", type=int, help="bytes of raw pixels above which smart takes JPEG")
+    common.add_argument("--max-resolution", type=int, help="scale images down to this longer side, pixels")
+    common.add_argument("--workers", type=int, default=-1, help="processes that write; -1 for one a core")
+
+    official = argparse.ArgumentParser(add_help=False, parents=[common])
+    official.add_argument("--data", required=True, help="folder (cifar: torchvision's root), or the manifest")
+    official.add_argument("--skip-broken", action="store_true", help="leave unreadable images out and list them")
+
+    files = argparse.ArgumentParser(add_help=False, parents=[official])
+    files.add_argument(
+        "--group-classes",
+        metavar="A+B,C+D",
+        help="merge classes into superclasses; `spurious` becomes the original class",
+    )
+
+    download = argparse.ArgumentParser(add_help=False)
+    download.add_argument("--download", action="store_true", help="fetch it into --data if it is not there")
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    sources = parser.add_subparsers(dest="source", required=True)
+    for name in ("cifar10", "cifar100"):
+        sources.add_parser(name, parents=[files, download], help="torchvision's data set")
+    for name, (_, what) in OFFICIAL.items():
+        sources.add_parser(name, parents=[official], help=what)
+    sources.add_parser(
+        "supercifar100", parents=[official, download], help="CIFAR-100 by its 20 superclasses; spurious: class"
+    )
+    imagenetc = sources.add_parser("imagenetc", parents=[official], help="ImageNet with a share from ImageNet-C")
+    imagenetc.add_argument("--distorted", required=True, help="folder with CORRUPTION/SEVERITY/WNID/")
+    imagenetc.add_argument("--corruptions", metavar="A,B,...", help="which of its folders (default: all)")
+    imagenetc.add_argument("--severity", type=int, default=3, help="1 to 5 (default: 3)")
+    mnist = sources.add_parser("colored_mnist", parents=[official, download], help="MNIST in red and green")
+    mnist.add_argument("--train-corr", type=float, default=0.92, help="share of train whose tint is the label")
+    mnist.add_argument("--val-corr", type=float, default=0.5, help="and of the other splits")
+    mnist.add_argument("--label-noise", type=float, default=0.25, help="share of train whose label is turned")
+    mnist.add_argument("--seed", type=int, default=10)
+    mnist.add_argument("--unlabeled", action="store_true", help="leave half of train to the unlabeled pool")
+    sources.add_parser("folder", parents=[files], help="images in SPLIT/CLASS/")
+    manifest = sources.add_parser("manifest", parents=[files], help="CSV with path,label[,spurious][,split]")
+    manifest.add_argument("--image-root", help="folder that paths are relative to (default: the manifest's)")
+    manifest.add_argument("--class-names", metavar="A,B,...", help="order of the classes (default: alphabetical)")
+    manifest.add_argument("--bce", action="store_true", help="labels are the conditions present, joined by |")
+
+    scenes = sources.add_parser("scenes", parents=[common], help="drawn shapes with planted failures")
+    scenes.add_argument("--kind", choices=KINDS, help="plant three failures of this kind, chosen by the seed")
+    scenes.add_argument("--strength", type=float, help="of the --kind plants (default: the kind's own)")
+    scenes.add_argument(
+        "--plant",
+        action="append",
+        default=[],
+        metavar="KIND:SHAPE:ATTRIBUTE=VALUE:STRENGTH",
+        help="one failure, such as correlation:circle:colour=red:0.95; may be repeated",
+    )
+    for split in ("train", "val", "test", "unlabeled"):
+        default = getattr(SceneSetting, split)
+        scenes.add_argument(f"--{split}", type=int, default=default, help=f"images a class (default: {default})")
+    scenes.add_argument("--size", type=int, default=32, help="side of the images, pixels, at least 32")
+    scenes.add_argument("--seed", type=int, default=0)
+    scenes.add_argument(
+        "--validation",
+        choices=VALIDATIONS,
+        default="natural",
+        help="share of the minority in val: as in test, half, or as in train",
+    )
+    return parser.parse_args(argv)
+
+
+@entry_point
+def main(argv=None):
+    args = parse_arguments(argv)
+    name = args.source if args.name is None else args.name
+    if not name or Path(name).name != name:
+        raise UserError(f"--name {name!r} is not a plain name; give --out for another folder")
+    if args.workers == 0 or args.workers < -1:
+        raise UserError(f"--workers {args.workers} is not a number of processes; give 1 or more, or -1")
+    options = image_options(args)
+    if args.source == "scenes":
+        written = write_scenes(scene_setting(args), args.out, name, options, args.workers)
+    else:
+        sources = image_sources(args)
+        if args.skip_broken:
+            sources = leave_out_broken(sources, args.out, name, args.workers)
+        written = write_splits(sources, args.out, name, options, args.workers)
+    for split, count in written.items():
+        print(f"{Path(args.out) / f'{name}_{split}.beton'}: {count:,} images")
+    if args.source in ("folder", "manifest"):
+        if "train" in sources and {"test", "val"} & set(sources):
+            print(f"config to start from: {write_starter_config(sources, args.out, name)}")
+        else:
+            print("no config to start from was written: that takes a train and a test (or val) split")
+
+
+def image_options(args):
+    if not 1 <= args.jpeg_quality <= 100:
+        raise UserError(f"--jpeg-quality {args.jpeg_quality} is not between 1 and 100")
+    if not 0 <= args.compress_probability <= 1:
+        raise UserError(f"--compress-probability {args.compress_probability} is not between 0 and 1")
+    if args.max_resolution is not None and args.max_resolution < 1:
+        raise UserError(f"--max-resolution {args.max_resolution} is not a number of pixels")
+    return ImageOptions(
+        args.image_format, args.jpeg_quality, args.compress_probability, args.smart_threshold, args.max_resolution
+    )
+
+
+def image_sources(args):
+    """Split -> source, as the arguments say."""
+    if args.source in OFFICIAL:
+        of_folder, _ = OFFICIAL[args.source]
+        return of_folder(args.data)
+    if args.source == "supercifar100":
+        return supercifar100_sources(args.data, args.download)
+    if args.source == "imagenetc":
+        corruptions = args.corruptions.split(",") if args.corruptions else None
+        return imagenetc_sources(args.data, args.distorted, corruptions, args.severity)
+    if args.source == "colored_mnist":
+        return colored_mnist_sources(
+            args.data, args.train_corr, args.label_noise, args.val_corr, args.seed, args.unlabeled, args.download
+        )
+    if args.source == "folder":
+        sources = folder_sources(args.data)
+    elif args.source == "manifest":
+        class_names = args.class_names.split(",") if args.class_names else None
+        sources = manifest_sources(args.data, args.image_root, class_names, args.bce)
+    else:
+        sources = cifar_sources(args.source, args.data, args.download)
+    if args.group_classes:
+        groups = [group.split("+") for group in args.group_classes.split(",")]
+        sources = {split: group_classes(source, groups) for split, source in sources.items()}
+    return sources
+
+
+def scene_setting(args):
+    shared = {
+        "train": args.train,
+        "val": args.val,
+        "test": args.test,
+        "unlabeled": args.unlabeled,
+        "size": args.size,
+        "validation": args.validation,
+    }
+    if args.kind and args.plant:
+        raise UserError("give --kind or --plant, not both")
+    if args.kind:
+        return planted_setting(args.kind, args.seed, strength=args.strength, **shared)
+    return SceneSetting(tuple(Plant.parse(text) for text in args.plant), seed=args.seed, **shared)
+
+
+if __name__ == "__main__":
+    main()

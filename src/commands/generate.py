@@ -1,0 +1,230 @@
+"""Generate images of each class's hardest, easiest or neutral caption, to train on or to measure a model with.
+
+    python generate_images.py --svm results/cifar_svm.pt --captions hard --per-class 100 --out generated/hard
+
+leaves generated/hard/CLASS/*.png and manifest.csv (path, label, class, prompt, seed, CLIP scores); ffcv_main.py
+--extra-images takes either. The result must be made with train_svms.py --captions; a class without a direction has no
+images. Called again, it goes on where it stopped, and on the same machine with the same number of threads the images
+are those of a call that was never interrupted.
+"""
+
+import argparse
+import functools
+import math
+from pathlib import Path
+from typing import NamedTuple
+
+from tqdm import tqdm
+
+from ..directions.galleries import SVMProcessor
+from ..interfaces import errors as interfaces
+from ..interfaces.encoders import encoder_digest
+from ..interfaces.files import check_space
+from ..interfaces.generation import check_request, load_pipeline, sample
+from ..interfaces.inference_utils import QUANTILE, load_clip
+from ..interventions.synthetic import (
+    CAPTIONS,
+    MANIFEST_COLUMNS,
+    begin_folder,
+    class_prompts,
+    clip_of,
+    default_model,
+    folder_names,
+    image_path,
+    kept_of,
+    make_images,
+    model_path,
+    real_thresholds,
+    score_images,
+)
+from ..runtime.devices import resolve_device
+from ..runtime.errors import UserError, entry_point
+from ..runtime.files import check_writable, write_csv
+from ..runtime.tables import format_table
+
+
+class Sampling(NamedTuple):
+    batch_size: int
+    steps: int
+    guidance: float
+
+
+SCENES, USUAL = Sampling(20, 20, 3.0), Sampling(4, 50, 7.5)
+
+
+def parse_arguments(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--svm", required=True, metavar="OUT.pt", help="result of train_svms.py --captions")
+    parser.add_argument(
+        "--captions",
+        required=True,
+        choices=CAPTIONS,
+        help="each class's hardest or easiest caption, or its reference, such as a photo of a cat",
+    )
+    parser.add_argument("--per-class", type=int, default=100, metavar="K", help="images a class (default: 100)")
+    parser.add_argument("--out", required=True, metavar="DIR", help="folder for CLASS/*.png and manifest.csv")
+    parser.add_argument(
+        "--model",
+        metavar="FOLDER|NAME",
+        help="a Stable Diffusion folder or single file, OWNER/NAME on the hub, or scenes, the embedded model (default: "
+        "scenes where the result's CLIP is, else Stable Diffusion 1.5)",
+    )
+    parser.add_argument(
+        "--encoder-root",
+        metavar="ROOT",
+        help="token dictionary of dataset_interfaces: say a class's token in the place of its noun",
+    )
+    parser.add_argument(
+        "--filter",
+        action="store_true",
+        help="replace images that do not show class and caption, as the result's CLIP sees it",
+    )
+    parser.add_argument(
+        "--quantile",
+        type=float,
+        default=QUANTILE,
+        metavar="Q",
+        help="with --filter: all but this share of real images show the class, and this share of them shows the rest "
+        f"of the caption (default: {QUANTILE})",
+    )
+    parser.add_argument(
+        "--attempts",
+        type=int,
+        default=5,
+        metavar="N",
+        help="with --filter: make at most N times K images a class (default: 5)",
+    )
+    parser.add_argument("--root", help="folder of the betons, for --filter (default: the result's)")
+    parser.add_argument("--seed", type=int, default=0, help="image i of each class has seed + i (default: 0)")
+    defaults = "(default: {}; scenes: {})"
+    parser.add_argument(
+        "--batch-size",
+        type=int,
+        help=f"images made at once {defaults.format(USUAL.batch_size, SCENES.batch_size)}",
+    )
+    parser.add_argument("--steps", type=int, help=f"of Euler's method {defaults.format(USUAL.steps, SCENES.steps)}")
+    parser.add_argument(
+        "--guidance",
+        type=float,
+        help=f"how closely to follow captions {defaults.format(USUAL.guidance, SCENES.guidance)}",
+    )
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N; half precision on CUDA")
+    return parser.parse_args(argv)
+
+
+@entry_point
+@interfaces.entry_point  # dataset_interfaces has a UserError of its own
+def main(argv=None):
+    args = parse_arguments(argv)
+    check_arguments(args)
+    args.device = str(resolve_device(args.device))
+    out = Path(args.out)
+    manifest = out / "manifest.csv"
+    check_writable(manifest)
+    proc = SVMProcessor(args.svm, args.root)
+    complete_arguments(args, proc)
+    prompts = {proc.class_names[prompt.c]: prompt for prompt in class_prompts(proc, args.captions, args.encoder_root)}
+    pipeline = functools.partial(load_pipeline, model_path(args.model), args.encoder_root, args.device)
+    clip = clip_of(proc, args.device)
+    if not manifest.exists():
+        check_parts(out, pipeline(), clip, proc, prompts, args)
+    begin_folder(out, settings(args, prompts, clip))
+
+    folders, made, kept = folder_names(proc.class_names), {}, {name: [] for name in prompts}
+    seeds = range(args.seed, args.seed + args.per_class * (args.attempts if args.filter else 1))
+    with tqdm(total=args.per_class * len(prompts), desc="generating", unit="image", disable=None) as bar:
+        for name, prompt in prompts.items():
+            paint, score = sampler(pipeline, prompt, args), scorer(proc, prompt, clip, args)
+            for attempts in make_images(out / folders[name], args.per_class, seeds, args.batch_size, paint, score):
+                already = len(kept[name])
+                made[name], kept[name] = attempts, kept_of(attempts, args.per_class)
+                bar.update(len(kept[name]) - already)
+
+    if not any(kept.values()):
+        raise UserError(f"the filter kept none of the images in {out}; leave it out, or give a larger --quantile")
+    rows = [
+        [image_path(Path(folders[name]), image.seed), name, prompt.c, prompt.prompt, image.seed, *image.scores]
+        for name, prompt in prompts.items()
+        for image in kept[name]
+    ]
+    write_csv(manifest, MANIFEST_COLUMNS, rows)
+    report(proc, prompts, made, kept, args)
+    print(f"{len(rows)} images: {out if all(folders[name] == name for name in folders) else manifest}")
+
+
+def check_arguments(args):
+    """What the parser cannot see."""
+    for option in ("per_class", "batch_size", "steps", "attempts"):
+        value = getattr(args, option)
+        if value is not None and value < 1:
+            raise UserError(f"--{option.replace('_', '-')} is {value}; give 1 or more")
+    if not 0 <= args.seed < 2**62:
+        raise UserError(f"--seed {args.seed} is not between 0 and 2**62 - 1")
+    if args.guidance is not None and not (math.isfinite(args.guidance) and args.guidance >= 0):
+        raise UserError(f"--guidance is {args.guidance}; give 0 or more")
+    if not 0 <= args.quantile <= 1:
+        raise UserError(f"--quantile is {args.quantile}; give one from 0 to 1")
+
+
+def complete_arguments(args, proc):
+    """Fill in what depends on the result or on the model."""
+    args.model = args.model or default_model(proc)
+    for name, default in (SCENES if args.model == "scenes" else USUAL)._asdict().items():
+        if getattr(args, name) is None:
+            setattr(args, name, default)
+
+
+def check_parts(out, pipeline, clip, proc, prompts, args):
+    """Find out now, and not after the first images, what is missing."""
+    check_request(pipeline, [prompt.prompt for prompt in prompts.values()], args.steps)
+    side = pipeline.unet.config.sample_size * pipeline.vae_scale_factor
+    check_space(out, 3 * side**2 * args.per_class * len(prompts))
+    load_clip(**clip)
+    if args.filter:
+        proc.images("val", [])
+
+
+def settings(args, prompts, clip):
+    """Everything that the images depend on."""
+    return {
+        "prompts": {name: prompt.prompt for name, prompt in prompts.items()},
+        **{name: getattr(args, name) for name in ("per_class", "seed", "model", *Sampling._fields)},
+        "encoder_root": encoder_digest(args.encoder_root) if args.encoder_root else None,
+        "device": args.device.split(":")[0],
+        "clip": clip["clip_model"],
+        "filter": {"quantile": args.quantile, "attempts": args.attempts} if args.filter else None,
+    }
+
+
+def sampler(pipeline, prompt, args):
+    """A `sample` for `make_images`."""
+    return lambda seeds: sample(pipeline(), [prompt.prompt] * len(seeds), seeds, args.steps, args.guidance)
+
+
+def scorer(proc, prompt, clip, args):
+    """A `score` for `make_images`; its thresholds are calibrated when there is an image to judge."""
+    thresholds = functools.cache(lambda: real_thresholds(proc, prompt, args.quantile, clip) if args.filter else None)
+    return lambda images: score_images(images, prompt, clip, thresholds())
+
+
+def report(proc, prompts, made, kept, args):
+    """Print what was made of each class, and which classes are without images or have fewer."""
+    rows = [
+        [name, prompt.prompt, len(kept[name]), sum(not attempt.kept for attempt in made[name])]
+        for name, prompt in prompts.items()
+    ]
+    print(
+        format_table(
+            ["class", "prompt", "images", "filtered out"][: 4 if args.filter else 3],
+            [row if args.filter else row[:3] for row in rows],
+            left=2,
+        )
+    )
+    for c, reason in proc.skipped.items():
+        print(f"{proc.class_names[c]}: no direction ({reason}), so no images")
+    short = [f"{name} ({len(images)})" for name, images in kept.items() if len(images) < args.per_class]
+    if short:
+        print(
+            f"fewer than {args.per_class} passed among {args.attempts * args.per_class} that were made: "
+            f"{', '.join(short)}; give more --attempts, or a larger --quantile, and another --out"
+        )

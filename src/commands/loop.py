@@ -1,0 +1,322 @@
+"""The whole loop with one command: base model, directions, intervention, retraining, comparison, report.
+
+    failure-directions loop -c dataset_configs/cifar_pairs.yaml -s svm_configs/normalized_svm_latent_config.yaml \\
+        --indices-file index_files/cifar_pairs.pt --root data --intervention add --per-class 100 \\
+        --by svm random --seeds 0 1 2 --out loops/pairs
+
+Everything goes to OUT: runs/, svm/ (a result for each seed), embeddings/, interventions/, compared_NAME.{md,csv,png}
+and report.html with a section "before and after". Commands are printed as they could be typed. Called again, it goes on
+where it stopped; called again with another intervention, more --by or more --seeds, it uses what is there.
+
+    failure-directions loop ... --captions CIFARSIMPLE --intervention synthetic --per-class 100 --out loops/cifar
+
+retrains the last layer with images that a diffusion model makes of each class's neutral, easy and hard captions, and
+without any. The images go to OUT/generated/, and how accurate the base models are on them to OUT/generatedN.csv.
+"""
+
+import argparse
+from pathlib import Path
+
+import yaml
+
+from ..config_parsing import load_dataset_config, load_svm_config
+from ..data.index_files import load_index_file
+from ..interventions.choosing import CHOICES, SCHEMES
+from ..interventions.comparison import compare, save_rows
+from ..models.checkpoints import load_checkpoint
+from ..runtime.devices import resolve_device
+from ..runtime.errors import UserError, entry_point
+from ..runtime.files import atomic_path, check_writable
+from ..runtime.tables import format_table
+from ..runtime.yaml_files import read_yaml
+from ..training.run_folders import latest_version, version_number
+from .compare import text_table
+from .steps import options, repeated, run
+
+SYNTHETIC = ("none", "neutral", "easy", "hard")
+SEEDS_APART = 10**6  # so that no two seeds of the loop share an image's noise
+
+# Published for retraining a trained model (Jain et al. 2023).
+FINETUNING = (
+    "training.epochs=15",
+    "training.lr=0.1",
+    "training.lr_scheduler.type=cyclic",
+    "training.lr_scheduler.lr_peak_epoch=5",
+)
+
+
+def parse_arguments(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("-c", "--config", required=True, help="dataset config (YAML)")
+    parser.add_argument("-s", "--svm-config", required=True, help="SVM config (YAML)")
+    parser.add_argument("--indices-file", help="index file; may be left out where the config has a val_beton")
+    parser.add_argument("--root", default=".", help="folder of the betons; {seed} is replaced by the seed")
+    parser.add_argument("--out", required=True, help="folder for everything")
+    parser.add_argument(
+        "--intervention", choices=["weights", "add", "filter", "synthetic"], default="add", help="default: add"
+    )
+    parser.add_argument(
+        "--by",
+        nargs="+",
+        choices=(*CHOICES, *SYNTHETIC),
+        help="what chooses images, a run each (default: svm); of synthetic, whose captions they are "
+        "made of, none for no images (default: all four)",
+    )
+    parser.add_argument("--scheme", choices=SCHEMES, default="x2", help="of weights (default: x2)")
+    parser.add_argument("--factor", type=float, default=2.0, help="of weights by x2 (default: 2)")
+    parser.add_argument(
+        "--per-class",
+        type=int,
+        default=100,
+        metavar="K",
+        help="images that add takes, or synthetic makes (default: 100)",
+    )
+    parser.add_argument("--model", metavar="FOLDER|NAME", help="of synthetic: see generate_images.py --help")
+    parser.add_argument("--filter", action="store_true", help="of synthetic: see generate_images.py --help")
+    parser.add_argument(
+        "--finetune",
+        choices=["last", "all"],
+        help="train the base model's last layer, or all of it, further, for 15 epochs with a peak rate "
+        "of 0.1, whatever --override says; by default a new model is trained, with synthetic the last "
+        "layer",
+    )
+    parser.add_argument(
+        "--seeds", type=int, nargs="+", default=[0], help="train everything once with each (default: 0)"
+    )
+    parser.add_argument("--captions", metavar="NAME|FILE", help="describe the directions by captions of this set")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    parser.add_argument(
+        "--override",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="change the dataset config; may be given several times",
+    )
+    return parser.parse_args(argv)
+
+
+@entry_point
+def main(argv=None):
+    args = parse_arguments(argv)
+    out = Path(args.out)
+    check_arguments(args)
+    check_settings(out, args)
+    retrained = [run_name(args, by) for by in args.by]
+    bases = {}
+    for seed in args.seeds:
+        bases[seed] = train(out, "base", seed, args)
+        result = distil(out, bases[seed], seed, args)
+        for by, name in zip(args.by, retrained, strict=True):
+            train(out, name, seed, args, bases[seed], intervention(out, name, by, result, seed, args))
+    if args.intervention == "synthetic":
+        measure_generated(out, bases, args)
+    compared = out / f"compared_{run_name(args)}"
+    # Those of earlier calls as well, so that a call with another --by adds a column.
+    names = [
+        "base",
+        *(run_name(args, by) for by in choices(args) if by in args.by or finished(out, run_name(args, by), args)),
+    ]
+    runs = [out / "runs" / name for name in names]
+    run("compare", *runs, *options(svm=out / "svm" / "seed_{seed}.pt", seeds=args.seeds, out=compared))
+    first = args.seeds[0]
+    shown = options(svm=out / "svm" / f"seed_{first}.pt", root=root(args, first), report=out / "report.html")
+    run("report", *shown, "--compared", compared)
+
+
+def check_arguments(args):
+    """What can be known before anything is trained; the configs are read for their own checks."""
+    load_dataset_config(args.config, args.override)
+    svm_config = load_svm_config(args.svm_config)
+    is_synthetic = args.intervention == "synthetic"
+    args.by = list(dict.fromkeys(args.by or (SYNTHETIC if is_synthetic else ["svm"])))
+    args.seeds = list(dict.fromkeys(args.seeds))
+    args.finetune = args.finetune or ("last" if is_synthetic else None)
+    strange = set(args.by) - set(choices(args))
+    if strange:
+        raise UserError(
+            f"--by {min(strange)} does not go with {args.intervention}; give some of {', '.join(choices(args))}"
+        )
+    if min(args.seeds) < 0:
+        raise UserError(f"--seeds {min(args.seeds)} is below 0; give 0 or more")
+    if args.captions and svm_config.embedding != "clip":
+        raise UserError(f"--captions needs embedding: clip, but {args.svm_config} says {svm_config.embedding}")
+    if is_synthetic and not args.captions:
+        raise UserError("--intervention synthetic makes images of captions; give --captions")
+    if args.intervention in ("add", "synthetic") and args.per_class < 1:
+        raise UserError(f"--per-class {args.per_class} adds nothing; give 1 or more")
+    if args.intervention == "add" and not has_pool(args):
+        raise UserError("there is no extra pool to add from: set unlabeled_beton, or give an index file with one")
+    if args.intervention == "weights" and not 0 <= args.factor < 1e30:
+        raise UserError(f"--factor {args.factor} is no weight; give a number of 0 or more")
+    without_order = set(args.by) & {"random", "minority"}
+    if without_order and (args.intervention == "filter" or (args.intervention, args.scheme) == ("weights", "soft")):
+        what = "filter" if args.intervention == "filter" else "--scheme soft"
+        raise UserError(f"--by {min(without_order)} does not go with {what}; give svm or confidence")
+
+
+def choices(args):
+    """What --by can be, in the order of the comparison's columns."""
+    return SYNTHETIC if args.intervention == "synthetic" else CHOICES
+
+
+def finished(out, name, args):
+    """Whether a run is there with every seed."""
+    return all(any((out / "runs" / name / f"seed_{seed}").glob("version_*/predictions.pt")) for seed in args.seeds)
+
+
+def check_settings(out, args):
+    """Remember what base models and directions depend on; another call with the same folder must not change it."""
+    path = out / "loop.yaml"
+    fixed = ("config", "svm_config", "indices_file", "root", "captions", "override")
+    settings = {name: getattr(args, name) for name in fixed}
+    if path.exists():
+        before = read_yaml(path, "loop", "give another --out")
+        for name, value in settings.items():
+            if before.get(name) != value:
+                raise UserError(
+                    f"{out} was begun with --{name.replace('_', '-')} {before.get(name)}, not {value}; give the same, "
+                    "or another --out"
+                )
+        return
+    check_writable(path)
+    with atomic_path(path) as temporary:
+        temporary.write_text(yaml.safe_dump(settings, sort_keys=False))
+
+
+def run_name(args, by=None):
+    """Of a run, by everything that it depends on beside the loop's settings; of a comparison, without `by`."""
+    what = {
+        "add": f"add{args.per_class}",
+        "weights": args.scheme,
+        "filter": "filter",
+        "synthetic": f"synthetic{images_of(args)}",
+    }[args.intervention]
+    if what == "x2":
+        what = f"x{args.factor:g}"
+    return "_".join(part for part in (what, by, args.finetune and f"finetune_{args.finetune}") if part)
+
+
+def root(args, seed):
+    return args.root.replace("{seed}", str(seed))
+
+
+def train(out, name, seed, args, base=None, changes=()):
+    """The run of that name and seed: trained, trained to its end, or found. Returns its checkpoint."""
+    folder = out / "runs" / name / f"seed_{seed}"
+    if not any(folder.glob("version_*/predictions.pt")):
+        words = options(
+            config=args.config,
+            root=root(args, seed),
+            runs=folder.parent,
+            exp_name=folder.name,
+            seed=seed,
+            device=args.device,
+        )
+        words += [*repeated("--override", args.override), *changes]
+        if base is None or args.intervention in ("weights", "synthetic"):
+            words += options(indices_file=args.indices_file)
+        if base and args.finetune:
+            words += options(finetune_from=base, freeze=args.finetune == "last")
+            words += repeated("--override", FINETUNING)
+        version = latest_version(folder)
+        if version is not None and (folder / f"version_{version}" / "checkpoints" / "checkpoint_last.pt").exists():
+            words += ["--resume"]
+        run("train", *words)
+    version = max((file.parent for file in folder.glob("version_*/predictions.pt")), key=version_number)
+    return version / "checkpoints" / "checkpoint_last.pt"
+
+
+def distil(out, checkpoint, seed, args):
+    """The result of that seed's base model. Returns its path."""
+    result = out / "svm" / f"seed_{seed}.pt"
+    if not result.exists():
+        words = options(
+            config=args.config,
+            svm_config=args.svm_config,
+            root=root(args, seed),
+            model_path=checkpoint,
+            out_file=result,
+            cache=out / "embeddings",
+            device=args.device,
+            indices_file=args.indices_file,
+            captions=args.captions,
+            unlabeled=has_pool(args),
+        )
+        words += repeated("--override", args.override)
+        run("distil", *words)
+    return result
+
+
+def has_pool(args):
+    """Whether the data set has an extra pool of images."""
+    if load_dataset_config(args.config, args.override).unlabeled_beton:
+        return True
+    return bool(args.indices_file) and "unlabeled_indices" in load_index_file(args.indices_file)
+
+
+def intervention(out, name, by, result, seed, args):
+    """Make the intervention's file unless it is there. Returns the words that hand it to ffcv_main.py."""
+    if args.intervention == "synthetic":
+        return ["--extra-images", generated(out, by, result, seed, args)] if by != "none" else []
+    path = out / "interventions" / f"{name}_seed_{seed}.pt"
+    if not path.exists():
+        settings = {
+            "weights": options(scheme=args.scheme, factor=args.factor, seed=seed),
+            "add": options(per_class=args.per_class, seed=seed),
+            "filter": [],
+        }[args.intervention]
+        run("intervene", args.intervention, *options(svm=result, by=by), *settings, "--out", path)
+    return ["--loss-vec-file" if args.intervention == "weights" else "--indices-file", path]
+
+
+# ---- generated images -----------------------------------------------------------------------------------------------
+
+
+def generated(out, by, result, seed, args):
+    """Generate the images of one kind of captions, as far as they are not there. Returns their manifest."""
+    manifest = manifest_path(out, by, seed, args)
+    words = options(
+        svm=result,
+        captions=by,
+        per_class=args.per_class,
+        out=manifest.parent,
+        seed=SEEDS_APART * seed,
+        device=args.device,
+        model=args.model,
+        filter=args.filter,
+    )
+    run("generate", *words)
+    return manifest
+
+
+def manifest_path(out, by, seed, args):
+    return out / "generated" / f"{by}{images_of(args)}" / f"seed_{seed}" / "manifest.csv"
+
+
+def images_of(args):
+    """How many images a class, and whether they are filtered, for names."""
+    return f"{args.per_class}{'_filtered' * args.filter}"
+
+
+def measure_generated(out, bases, args):
+    """Print and save how accurate the base models, dict seed -> checkpoint, are on the images of each kind."""
+    from ..interventions.synthetic import accuracy_on_images
+
+    config, device = load_dataset_config(args.config, args.override), resolve_device(args.device)
+    accuracies = {
+        by: [
+            accuracy_on_images(load_checkpoint(path, config).model, manifest_path(out, by, seed, args), config, device)
+            for seed, path in bases.items()
+        ]
+        for by in SYNTHETIC
+        if all(manifest_path(out, by, seed, args).is_file() for seed in bases)
+    }
+    if accuracies:
+        rows = compare(accuracies)
+        save_rows(out / f"generated{images_of(args)}.csv", rows)
+        print("\naccuracy of the base models on the generated images")
+        print(format_table(*text_table(rows)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,49 @@
+"""`failure-directions SUBCOMMAND`: everything that a user runs, under one name."""
+
+import importlib
+import sys
+
+# In the order of the loop. A subcommand is a module of this folder with a `main(argv)`.
+SUBCOMMANDS = {
+    "demo": "the whole loop on drawn images with planted failures",
+    "betons": "write betons: CIFAR-10, a folder of images, a table, the papers' data sets, scenes",
+    "index": "say which images of a beton are train, validation and pool",
+    "train": "train a base model, or retrain it after an intervention",
+    "distil": "a model's failures as directions, one per class",
+    "report": "look at a result: one HTML file, figures",
+    "intervene": "loss weights, chosen images or filtered images from a result",
+    "compare": "how retrained models differ from the base model",
+    "loop": "train, distil, intervene, retrain and compare, over seeds",
+    "generate": "images generated from a result's captions",
+    "sparse": "a sparse decision layer on a model's features",
+    "read-sparse": "what the features of a sparse layer mean",
+    "interfaces": "class tokens and counterfactual images",
+    "convert": "bring published index files into the project's format",
+}
+
+
+def usage():
+    width = max(map(len, SUBCOMMANDS))
+    lines = [f"  {name:{width}}  {what}" for name, what in SUBCOMMANDS.items()]
+    return "\n".join(["usage: failure-directions SUBCOMMAND ...", "", *lines, "", "SUBCOMMAND --help has its options."])
+
+
+def main(argv=None):
+    name, *rest = (sys.argv[1:] if argv is None else argv) or ["--help"]
+    if name in ("-h", "--help"):
+        print(usage())
+        return
+    if name not in SUBCOMMANDS:
+        # Late: a command that exists needs no spelling help.
+        from ..runtime.english import nearest
+
+        hint = nearest(name, SUBCOMMANDS, "failure-directions --help lists them")
+        print(f"error: there is no subcommand {name[:80]!r}; {hint}", file=sys.stderr)
+        sys.exit(2)
+    # What argparse shows as the command's name.
+    sys.argv = [f"failure-directions {name}", *rest]
+    importlib.import_module(f".{name.replace('-', '_')}", __package__).main(rest)
+
+
+if __name__ == "__main__":
+    main()

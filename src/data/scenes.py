@@ -1,0 +1,367 @@
+"""Scenes: a data set that is drawn, not downloaded, with failures planted where we know them.
+
+Every image shows one shape in one colour on one textured background and knows its caption ("a photo of a red circle on
+a striped background"). A `SceneSetting` says how many images each split has and which failures are planted;
+`make_split` turns it into the table of the truth, a `SceneSplit`, which draws its images on demand. Ours.
+"""
+
+from dataclasses import dataclass
+from numbers import Integral
+
+import numpy as np
+
+from ..runtime.errors import UserError
+from .scene_drawing import BACKGROUNDS, COLOURS, SHAPES, caption, draw
+
+# Signed distances (negative inside) to shapes that fill the unit disc. Unions and intersections by min and max are
+# exact near an edge, which is all that antialiasing asks for.
+
+
+# Textures over coordinates counted in cells, with values in -1..1; `lattice` is (16, 16) uniform random numbers.
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What is planted
+# ---------------------------------------------------------------------------------------------------------------------
+
+KINDS = ("correlation", "rare", "noise")
+ATTRIBUTES = {"colour": COLOURS, "background": BACKGROUNDS}
+SPLITS = ("train", "val", "test", "unlabeled")
+VALIDATIONS = ("natural", "balanced", "skewed")
+TRUTH_COLUMNS = (
+    "index",
+    "label",
+    "class",
+    "true_class",
+    "shape",
+    "colour",
+    "background",
+    "subgroup",
+    "mislabelled",
+    "caption",
+)
+UNIFORM = "uniform"
+
+_PLANT_FORM = (
+    "KIND:CLASS:ATTRIBUTE=VALUE:STRENGTH, with :LABEL after it for noise, as in correlation:circle:colour=red:0.95"
+)
+
+
+def _check_known(what, name, known):
+    if name not in known:
+        raise UserError(f'{what} "{name}" is not known; choose one of {", ".join(known)}')
+
+
+def _check_whole(what, number, least):
+    if not isinstance(number, Integral) or number < least:
+        raise UserError(f"{what} cannot be {number}; choose a whole number, {least} or more")
+
+
+@dataclass(frozen=True)
+class Plant:
+    """One planted failure: a subgroup of one class on which a model trained on the train split is expected to fail.
+
+    The subgroup depends on the kind:
+
+    - `correlation`: a share `strength` of the class in train has `attribute == value`; the subgroup is the rest, spread
+      evenly over the other values.
+    - `rare`: the subgroup has `attribute == value` and is a share `1 - strength` of the class in train.
+    - `noise`: the subgroup has `attribute == value`; in train a share `strength` of it is labelled `noise_label`, the
+      name of another class, or "uniform" for an even spread over all the others. One fixed class gives the consistent
+      failure; spread wrong labels are outvoted by the right ones unless nearly all are wrong.
+
+    Raises:
+        UserError: an unknown kind, class, attribute, value or label, or a strength outside (0, 1].
+    """
+
+    kind: str
+    shape: str
+    attribute: str
+    value: str
+    strength: float
+    noise_label: str | None = None
+
+    def __post_init__(self):
+        _check_known("the kind of plant", self.kind, KINDS)
+        _check_known(f"the class of the {self.kind} plant", self.shape, SHAPES)
+        _check_known(f"the attribute of the plant on {self.shape}", self.attribute, tuple(ATTRIBUTES))
+        _check_known(f"the {self.attribute} of the plant on {self.shape}", self.value, ATTRIBUTES[self.attribute])
+        if not 0 < self.strength <= 1:
+            raise UserError(f"the plant on {self.shape} has strength {self.strength}; choose one above 0 and at most 1")
+        if self.kind == "noise":
+            others = tuple(shape for shape in SHAPES if shape != self.shape)
+            _check_known(f"the wrong label of the noise plant on {self.shape}", self.noise_label, (*others, UNIFORM))
+        elif self.noise_label is not None:
+            raise UserError(
+                f"the {self.kind} plant on {self.shape} has the wrong label {self.noise_label}; only noise takes one"
+            )
+
+    @classmethod
+    def parse(cls, text):
+        """Read a plant from its written form, which `str` gives back.
+
+        Raises:
+            UserError: the text has another form, or names a plant that cannot be.
+
+        >>> Plant.parse("noise:circle:background=brick:0.5:star").noise_label
+        'star'
+        """
+        try:
+            kind, shape, condition, strength, *noise_label = text.split(":")
+            attribute, value = condition.split("=")
+            return cls(kind, shape, attribute, value, float(strength), *noise_label)
+        except (ValueError, TypeError):
+            raise UserError(f'cannot read the plant "{text}"; write {_PLANT_FORM}') from None
+
+    def __str__(self):
+        label = f":{self.noise_label}" if self.noise_label else ""
+        return f"{self.kind}:{self.shape}:{self.attribute}={self.value}:{self.strength:g}{label}"
+
+
+@dataclass(frozen=True)
+class SceneSetting:
+    """A data set of scenes: its classes, what is planted in them, and how many images each split has.
+
+    Args:
+        plants: the planted failures, at most one per class; every other class is even in colours and backgrounds.
+        classes: at least six of `SHAPES`; a label is a position in it.
+        train, val, test, unlabeled: images PER CLASS (of the drawn shape) in each split.
+        size: side of the images in pixels, at least 32.
+        seed: non-negative int; everything follows from it.
+        minority_share: share of each planted subgroup in its class in val, test and unlabeled (and in train for noise).
+        validation: the share in val: "natural" for `minority_share`, "balanced" for one half, "skewed" for train's.
+
+    Shares are exact up to rounding to whole images.
+
+    Raises:
+        UserError: any of these cannot be, told by name.
+    """
+
+    plants: tuple[Plant, ...] = ()
+    classes: tuple[str, ...] = SHAPES
+    train: int = 1000
+    val: int = 400
+    test: int = 400
+    unlabeled: int = 800
+    size: int = 32
+    seed: int = 0
+    minority_share: float = 0.2
+    validation: str = "natural"
+
+    def __post_init__(self):
+        for shape in self.classes:
+            _check_known("the class", shape, SHAPES)
+        if len(set(self.classes)) < len(self.classes):
+            raise UserError(f"the classes {', '.join(self.classes)} name one twice; name each once")
+        if len(self.classes) < 6:
+            raise UserError(f"the setting has {len(self.classes)} classes; name at least six of {', '.join(SHAPES)}")
+        for split in SPLITS:
+            _check_whole(f"the images per class in {split}", getattr(self, split), 0)
+        _check_whole("the image size in pixels", self.size, 32)
+        _check_whole("the seed", self.seed, 0)
+        if not 0 < self.minority_share < 1:
+            raise UserError(f"the minority share is {self.minority_share}; choose one between 0 and 1")
+        _check_known("the validation", self.validation, VALIDATIONS)
+        planted = [plant.shape for plant in self.plants]
+        for plant in self.plants:
+            if plant.shape not in self.classes:
+                raise UserError(
+                    f"the plant {plant} is on {plant.shape}, not one of the classes {', '.join(self.classes)}"
+                )
+            if plant.kind == "noise" and plant.noise_label not in (*self.classes, UNIFORM):
+                raise UserError(
+                    f"the plant {plant} labels as {plant.noise_label}, not one of the classes {', '.join(self.classes)}"
+                )
+            if planted.count(plant.shape) > 1:
+                raise UserError(f"{plant.shape} has {planted.count(plant.shape)} plants; plant one in a class")
+
+    def subgroup_share(self, plant, split):
+        """The share of `plant`'s subgroup in its class in `split`."""
+        if split == "train" or (split == "val" and self.validation == "skewed"):
+            return self.minority_share if plant.kind == "noise" else 1 - plant.strength
+        if split == "val" and self.validation == "balanced":
+            return 0.5
+        return self.minority_share
+
+
+DEFAULT_STRENGTHS = {"correlation": 0.95, "rare": 0.99, "noise": 0.55}
+_RIVAL_STRENGTH = 0.85
+
+_LOOKALIKES = (("circle", "square"), ("triangle", "heart"), ("star", "cross"), ("semicircle", "crescent"))
+
+
+def planted_setting(kind, seed=0, *, attribute="colour", n_plants=3, strength=None, classes=SHAPES, **options):
+    """A setting with `n_plants` failures of one kind; which classes and which values is drawn from the seed.
+
+    At most one of two lookalike shapes (circle and square, triangle and heart, star and cross, semicircle and crescent)
+    holds a failure of this kind, and no two of them share a value.
+
+    - `correlation`: classes without a plant have all values evenly, so the common value of a planted class speaks for
+      that class, and the subgroup's values for all the others.
+    - `rare`: a rare value alone costs a network nothing, however rare, for it learns the shape from the other values.
+      So each rare value is the common value of the lookalike, by a weaker plant of correlation, and speaks for that.
+    - `noise`: the wrong labels name the lookalike.
+
+    Args:
+        kind: one of `KINDS`.
+        strength: of each of the `n_plants`; the kind's `DEFAULT_STRENGTHS` when None.
+        options: further fields of `SceneSetting`.
+
+    Returns:
+        `SceneSetting`, the plants of `kind` first in its `plants`.
+
+    Raises:
+        UserError: as `Plant` and `SceneSetting`; more plants than `classes` has pairs of lookalikes.
+
+    >>> [plant.kind for plant in planted_setting("rare", n_plants=2).plants]
+    ['rare', 'rare', 'correlation', 'correlation']
+    """
+    _check_known("the kind of plant", kind, KINDS)
+    _check_known("the attribute", attribute, tuple(ATTRIBUTES))
+    if seed < 0:
+        raise UserError(f"the seed is {seed}; choose 0 or more")
+    pairs = [pair for pair in _LOOKALIKES if set(pair) <= set(classes)]
+    if not 0 <= n_plants <= len(pairs):
+        raise UserError(f"the setting has {n_plants} plants; choose 0 to {len(pairs)}")
+    strength = DEFAULT_STRENGTHS[kind] if strength is None else strength
+    rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(len(SPLITS),)))
+    pairs = rng.permuted(rng.permutation(pairs)[:n_plants], axis=1).tolist()
+    values = rng.permutation(ATTRIBUTES[attribute])[:n_plants].tolist()
+    plants, rivals = [], []
+    for (shape, lookalike), value in zip(pairs, values, strict=True):
+        plants.append(Plant(kind, shape, attribute, value, strength, lookalike if kind == "noise" else None))
+        if kind == "rare":
+            rivals.append(Plant("correlation", lookalike, attribute, value, _RIVAL_STRENGTH))
+    return SceneSetting((*plants, *rivals), classes=tuple(classes), seed=seed, **options)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The truth of a split
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class SceneSplit:
+    """One split: the truth of its N images, and the images themselves, drawn when asked for.
+
+    `split[i]` is `(image, label, subgroup)`, (size, size, 3) uint8 and two ints, as `write_beton` wants them. Image `i`
+    follows from the seed, the split, `i` and its own row of the table: any process may draw it, in any order.
+
+    Attributes, each an (N,) array:
+        label: int64, position in `setting.classes`, wrong where `mislabelled`.
+        true_label: int64, the class that is drawn.
+        shape, colour, background: str.
+        subgroup: int64, 1 in a planted subgroup.
+        mislabelled: bool.
+    """
+
+    setting: SceneSetting
+    name: str
+    label: np.ndarray
+    true_label: np.ndarray
+    shape: np.ndarray
+    colour: np.ndarray
+    background: np.ndarray
+    subgroup: np.ndarray
+    mislabelled: np.ndarray
+
+    def __len__(self):
+        return len(self.label)
+
+    def __getitem__(self, i):
+        return self.image(i), int(self.label[i]), int(self.subgroup[i])
+
+    def image(self, i):
+        """Draw image `i`: (size, size, 3) uint8, RGB, 0..255."""
+        rng = _rng(self.setting.seed, self.name, range(len(self))[i])
+        return draw(self.setting.size, self.shape[i], self.colour[i], self.background[i], rng)
+
+    def caption(self, i):
+        """The caption of image `i`, which names what is drawn whatever the label says."""
+        return caption(self.shape[i], self.colour[i], self.background[i])
+
+
+def _rng(seed, split, *i):
+    # A spawn key keeps the table's stream apart from the one of image 0.
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(SPLITS.index(split), *i)))
+
+
+def make_split(setting, split):
+    """The truth of every image of one split of `setting`, with the classes interleaved in a seeded order.
+
+    Args:
+        setting: `SceneSetting`.
+        split: one of `SPLITS`.
+
+    Returns:
+        `SceneSplit` of N = classes x images per class.
+
+    Raises:
+        UserError: an unknown split.
+
+    >>> len(make_split(SceneSetting(test=5), "test"))
+    40
+    """
+    _check_known("the split", split, SPLITS)
+    rng = _rng(setting.seed, split)
+    plants = {plant.shape: plant for plant in setting.plants}
+    parts = [_make_class(setting, split, shape, plants.get(shape), rng) for shape in setting.classes]
+    columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    order = rng.permutation(len(columns["label"]))
+    return SceneSplit(setting, split, **{name: column[order] for name, column in columns.items()})
+
+
+def _make_class(setting, split, shape, plant, rng):
+    """The columns of the images that show `shape`, the subgroup first."""
+    n = getattr(setting, split)
+    true_label = np.full(n, setting.classes.index(shape))
+    columns = {
+        "label": true_label.copy(),
+        "true_label": true_label,
+        "shape": np.full(n, shape),
+        "colour": _spread(COLOURS, n, rng),
+        "background": _spread(BACKGROUNDS, n, rng),
+        "subgroup": np.zeros(n, np.int64),
+        "mislabelled": np.zeros(n, bool),
+    }
+    if plant is None:
+        return columns
+
+    minority = round(setting.subgroup_share(plant, split) * n)
+    columns["subgroup"][:minority] = 1
+    others = [value for value in ATTRIBUTES[plant.attribute] if value != plant.value]
+    inside, outside = ([plant.value], others) if plant.kind != "correlation" else (others, [plant.value])
+    columns[plant.attribute] = np.concatenate([_spread(inside, minority, rng), _spread(outside, n - minority, rng)])
+    if plant.kind == "noise" and split == "train":
+        wrong = round(plant.strength * minority)
+        names = [plant.noise_label] if plant.noise_label != UNIFORM else [c for c in setting.classes if c != shape]
+        columns["label"][:wrong] = _spread([setting.classes.index(name) for name in names], wrong, rng)
+        columns["mislabelled"][:wrong] = True
+    return columns
+
+
+def _spread(values, n, rng):
+    """`n` of `values` in random order, each as often as any other up to one."""
+    return np.array(values)[rng.permutation((np.arange(n) + rng.integers(len(values))) % len(values))]
+
+
+def truth_rows(split):
+    """The rows, in the order of `TRUTH_COLUMNS`, of the table kept beside a split's beton.
+
+    >>> next(truth_rows(make_split(SceneSetting(), "test")))[0]
+    0
+    """
+    classes = split.setting.classes
+    for i in range(len(split)):
+        yield [
+            i,
+            int(split.label[i]),
+            classes[split.label[i]],
+            classes[split.true_label[i]],
+            str(split.shape[i]),
+            str(split.colour[i]),
+            str(split.background[i]),
+            int(split.subgroup[i]),
+            int(split.mislabelled[i]),
+            split.caption(i),
+        ]

@@ -1,0 +1,75 @@
+"""Embeddings on disk, computed once per model, space and images."""
+
+import contextlib
+import functools
+import hashlib
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ..models.build import weights_digest
+from ..runtime.distributed import barrier, broadcast, is_main
+from ..runtime.errors import UserError
+from ..runtime.files import atomic_path, create_npy
+from ..runtime.pt_files import load_pt, save_pt
+from ..training.evaluation import Predictions, predict
+
+
+def cache_folder(checkpoint_path, otherwise):
+    """`embeddings/` in the checkpoint's run; in the folder `otherwise` where it is in none, or its run is read-only."""
+    folder = Path(checkpoint_path).absolute().parent
+    of_run = folder.name == "checkpoints" and os.access(folder.parent, os.W_OK)
+    return (folder.parent if of_run else Path(otherwise)) / "embeddings"
+
+
+class EmbeddingCache:
+    """Predictions and embeddings of splits, kept on disk and memory-mapped.
+
+    A file each a split, named by a hash of all that it depends on: the beton's content, the indices, how images are
+    prepared, the device's kind, and the model's weights or the embedding (both, where the embedding is the model's).
+    Each is written under a temporary name.
+    """
+
+    def __init__(self, folder, model, embedding, config, device):
+        self.folder, self.model, self.embedding = Path(folder), model, embedding
+        self.config, self.device = config, device
+        how = (config.imgsz, config.val_img_decoder, config.val_aug, config.mean, config.std, config.bce, device.type)
+        self._of_model = f"{how} {weights_digest(model)}"
+        self._of_embedding = f"{self._of_model if embedding.of_model else how} {embedding.name}"
+
+    def get(self, loader):
+        """`Predictions` and (N, d) float32 embeddings (a read-only memory map) of a loader's split."""
+        predictions_path = self._path(loader.split, self._of_model, "predictions.pt")
+        embeddings_path = self._path(loader.split, self._of_embedding, "embeddings.npy")
+        # Where rank 0 lacks a file, all processes compute it together, and rank 0 writes it.
+        if not broadcast(embeddings_path.exists()):
+            with atomic_path(embeddings_path) if is_main() else contextlib.nullcontext() as temporary:
+                allocate = functools.partial(create_npy, temporary)
+                self._predict(loader, predictions_path, self.embedding, allocate)
+        if not broadcast(predictions_path.exists()):
+            self._predict(loader, predictions_path)
+        barrier()
+        content = load_pt(predictions_path, "cached predictions", f"delete {self.folder}")
+        try:
+            arrays = {name: None if value is None else value.numpy() for name, value in content.items()}
+            found, embeddings = Predictions(**arrays), np.load(embeddings_path, mmap_mode="r")
+        except (AttributeError, TypeError, ValueError, EOFError):
+            raise UserError(
+                f"{embeddings_path} or the predictions beside it are damaged; delete {self.folder}"
+            ) from None
+        if not len(embeddings) == len(found.confs) == len(loader.split):
+            raise UserError(f"{embeddings_path} does not have a row an image; delete {self.folder}")
+        return found, embeddings
+
+    def _path(self, split, of, ending):
+        digest = hashlib.sha256(f"{of} {split.beton.fingerprint}".encode())
+        digest.update(split.indices.tobytes())
+        return self.folder / f"{split.name}_{digest.hexdigest()[:16]}_{ending}"
+
+    def _predict(self, loader, path, *embedding_and_place):
+        found = predict(self.model, loader, self.device, self.config.bce, *embedding_and_place)
+        tensors = {name: None if array is None else torch.from_numpy(array) for name, array in vars(found).items()}
+        if is_main():
+            save_pt(tensors, path)

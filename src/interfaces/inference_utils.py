@@ -1,0 +1,189 @@
+"""Judging generated images by CLIP (Radford et al., ICML 2021): do they show the class, and do they show the shift?"""
+
+import contextlib
+import functools
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import open_clip
+import torch
+
+from . import hub
+from .diffusion_models import resolve_device
+from .encoders import create_token_dictionary
+from .errors import UserError
+
+__all__ = [
+    "Thresholds",
+    "calibrate_thresholds",
+    "clip_similarity",
+    "create_token_dictionary",
+    "filter_images",
+    "load_clip",
+]
+
+CLIP_MODEL, CLIP_WEIGHTS = "ViT-H-14", "laion2b_s32b_b79k"
+QUANTILE = 0.05
+_LOCAL = "local-dir:"
+_IMAGES_AT_ONCE = 32
+
+
+def clip_similarity(imgs, text, clip_model=CLIP_MODEL, clip_weights=CLIP_WEIGHTS, device="auto"):
+    """Cosine similarity between images and a text, or several.
+
+    Score the object ("a photo of a dog") and the shift ("a photo in the grass") apart: a caption with both in it is
+    matched well by images that show one of them.
+
+    Args:
+        imgs: PIL images.
+        text: a string, or a list of them.
+        clip_model, clip_weights: open_clip's name of a model and tag of its weights (or a file of them), or
+            "local-dir:FOLDER" or "hf-hub:NAME", which need no tag. The model is kept between calls.
+        device: "auto", "cpu", "cuda" or "cuda:N".
+
+    Returns:
+        (len(imgs),) float32 array, -1..1; for a list of texts, (len(imgs), len(text)).
+    """
+    if not imgs:
+        return np.zeros(0 if isinstance(text, str) else (0, len(text)), np.float32)
+    clip = load_clip(clip_model, clip_weights, device)
+    images = clip.encode_images(imgs)
+    if isinstance(text, str):
+        return images @ clip.encode_text(text)
+    return np.stack([images @ clip.encode_text(each) for each in text], axis=1)
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """The least similarities to the object's and to the shift's caption with which an image is kept."""
+
+    object: float
+    shift: float
+    quantile: float | None = None  # of real images, where they were calibrated
+
+    def reached(self, object_similarity, shift_similarity=None):
+        """(N,) bool: which images are similar enough, from their similarities (N,) to either caption."""
+        kept = object_similarity >= self.object
+        return kept if shift_similarity is None else kept & (shift_similarity >= self.shift)
+
+
+def calibrate_thresholds(real_imgs, object_text, shift_text=None, quantile=QUANTILE, **clip):
+    """Thresholds from real images of a class. Ours: those that were used for ImageNet* were never released.
+
+    An image shows the object when it is at least as similar to `object_text` as all but a share `quantile` of the real
+    images are. It shows the shift when it is as similar to `shift_text` as the most similar share `quantile` of them:
+    real images mostly do not show the shift.
+
+    Args:
+        real_imgs: PIL images of the class, 20 or more (fewer cannot tell a quantile of 0.05).
+        object_text, shift_text: as for `clip_similarity`; without a shift its threshold is -1, which all images pass.
+        quantile: 0..1.
+        clip: `clip_model`, `clip_weights` and `device` of `clip_similarity`.
+    """
+    check_quantile(quantile)
+    if not real_imgs:
+        raise UserError("there are no real images to calibrate thresholds on; give some of the class")
+    object_similarity, shift_similarity = _object_and_shift(real_imgs, object_text, shift_text, clip)
+    least = np.quantile(object_similarity, quantile)
+    shift = -1.0 if shift_similarity is None else np.quantile(shift_similarity, 1 - quantile)
+    return Thresholds(float(least), float(shift), quantile)
+
+
+def check_quantile(quantile):
+    if not 0 <= quantile <= 1:
+        raise UserError(f"the quantile is {quantile}; give one from 0 to 1")
+
+
+def filter_images(imgs, object_text, shift_text, thresholds, **clip):
+    """Which images show both the object and the shift.
+
+    Args:
+        imgs: PIL images.
+        object_text, shift_text: as for `clip_similarity`; a `shift_text` of None asks for the object alone.
+        thresholds: `Thresholds`, or a pair of numbers: object, shift.
+        clip: `clip_model`, `clip_weights` and `device` of `clip_similarity`.
+
+    Returns:
+        (len(imgs),) bool array.
+    """
+    if not isinstance(thresholds, Thresholds):
+        thresholds = Thresholds(*thresholds)
+    return thresholds.reached(*_object_and_shift(imgs, object_text, shift_text, clip))
+
+
+def _object_and_shift(imgs, object_text, shift_text, clip):
+    """Similarities (N,) to the object's caption and to the shift's, or None for the latter."""
+    if shift_text is None:
+        return clip_similarity(imgs, object_text, **clip), None
+    return clip_similarity(imgs, [object_text, shift_text], **clip).T
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The model
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _CLIP:
+    model: torch.nn.Module
+    preprocess: Any
+    tokenizer: Any
+    device: torch.device
+
+    @torch.no_grad()
+    def encode_images(self, imgs):
+        """(N, d) float32, of length 1."""
+        parts = []
+        for start in range(0, len(imgs), _IMAGES_AT_ONCE):
+            batch = torch.stack([self.preprocess(image) for image in imgs[start : start + _IMAGES_AT_ONCE]])
+            parts.append(self.model.encode_image(batch.to(self.device), normalize=True).float().cpu())
+        return torch.cat(parts).numpy()
+
+    @torch.no_grad()
+    def encode_text(self, text):
+        """(d,) float32, of length 1."""
+        tokens = self.tokenizer([text]).to(self.device)
+        return self.model.encode_text(tokens, normalize=True)[0].float().cpu().numpy()
+
+
+def load_clip(clip_model=CLIP_MODEL, clip_weights=CLIP_WEIGHTS, device="auto"):
+    """The CLIP that `clip_similarity` uses; one is kept. Raises `UserError` where it is not at hand."""
+    return _load_clip(clip_model, clip_weights, resolve_device(device))
+
+
+@functools.lru_cache(maxsize=1)
+def _load_clip(name, weights, device):
+    options = {}
+    if name.startswith((_LOCAL, "hf-hub:")):
+        weights = None
+    if name.startswith(_LOCAL):
+        folder = Path(name.removeprefix(_LOCAL)).expanduser().resolve()
+        if not (folder / "open_clip_config.json").is_file():
+            raise UserError(f"{folder} is not a CLIP folder: it holds no open_clip_config.json; check the path")
+        name = f"{_LOCAL}{folder}"
+        options = _tokenizer_options(folder)
+    retries = contextlib.nullcontext() if name.startswith(_LOCAL) else hub.without_retries()
+    try:
+        with retries, hub.quiet():
+            model, _, preprocess = open_clip.create_model_and_transforms(
+                name, weights, device=device, require_pretrained=True
+            )
+            tokenizer = open_clip.get_tokenizer(name, **options)
+    except Exception as error:  # whatever open_clip, the hub's client, safetensors and torch make of it
+        known = name.startswith("hf-hub:") or open_clip.get_pretrained_cfg(name, weights or "")
+        reason = hub.reason(error) if known else hub.one_line(error)
+        raise UserError(
+            f"the CLIP model {name}{f' / {weights}' if weights else ''} cannot be loaded ({reason}); without a network "
+            f"give a folder of open_clip's with its weights, {_LOCAL}FOLDER"
+        ) from error
+    return _CLIP(model.eval().requires_grad_(False), preprocess, tokenizer, device)
+
+
+def _tokenizer_options(folder):
+    """open_clip looks for the merges that a folder's config names in the working directory: say where they are."""
+    config = json.loads((folder / "open_clip_config.json").read_text(encoding="utf-8"))
+    merges = (config["model_cfg"]["text_cfg"].get("tokenizer_kwargs") or {}).get("bpe_path")
+    return {"bpe_path": str(folder / merges)} if merges else {}

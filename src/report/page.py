@@ -1,0 +1,140 @@
+"""The report: one HTML file that shows a result to a person, self-contained and usable without a network.
+
+The numbers of the page are computed here from arrays; how it looks is in templates/.
+"""
+
+import base64
+import hashlib
+import math
+import shlex
+from pathlib import Path
+
+import jinja2
+import yaml
+from markupsafe import Markup
+
+from ..directions.galleries import MissingBeton, SVMProcessor
+from ..runtime.files import atomic_path, check_writable
+from .summaries import (
+    add_captions,
+    add_feature_images,
+    add_features,
+    add_galleries,
+    add_minority,
+    mean_of,
+    read_comparison,
+    read_sparse,
+    summarise_classes,
+)
+
+TEMPLATES = Path(__file__).parent / "templates"
+MOST_SECTIONS = 1000
+
+
+def write_report(result_path, out_path, root=None, split="test", compared=None, sparse=None):
+    """Write the report of a result as one HTML file, atomically; return its path.
+
+    result_path: `OUT.pt` of train_svms.py; OUT_captions.csv and OUT_subpopulations.csv beside it are shown as well.
+    root: folder of the betons, by default the one that the result was made with; where they are missing the report has
+    no images and says so. split: whose images and accuracies are shown. compared: what failure-directions compare was
+    given as --out; its table and figure make the section "before and after". sparse: what sparse_main.py was given as
+    --out-path, on the same model; each class then shows the sparse features that separate its hard and easy images.
+    Raises `UserError` for an `out_path` that cannot be written, a result that is none or has no such split, and betons
+    of another data set.
+    """
+    out_path = Path(out_path)
+    check_writable(out_path)
+    proc = SVMProcessor(result_path, root, get_unlabeled=split == "unlabeled")
+    html = render_report(
+        proc,
+        split,
+        read_comparison(compared) if compared else None,
+        read_sparse(sparse, proc, split) if sparse else None,
+    )
+    with atomic_path(out_path) as temporary:
+        temporary.write_text(html, encoding="utf-8")
+    return out_path
+
+
+def render_report(proc, split, comparison=None, sparse=None):
+    """The report of an `SVMProcessor`, and maybe a `Comparison` and a `SparseResult`, as a string of HTML."""
+    metrics = proc.metrics(split)
+    summaries = summarise_classes(proc, split)
+    add_minority(summaries, proc, split)
+    add_captions(summaries, proc, split)
+    strongest = sorted(summaries, key=lambda summary: -summary.cv_score if not summary.skipped else math.inf)
+    sections = strongest[:MOST_SECTIONS]
+    if sparse:
+        add_features(sections, proc, split, sparse)
+    no_images, shown = "", (0, 0, False)
+    try:
+        shown = add_galleries(sections, proc, split)
+        if sparse:
+            add_feature_images(sections, proc, split, sparse)
+    except MissingBeton as error:
+        no_images = str(error)
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(number=_number, signed=_signed, signed3=lambda value: _signed(value, 3))
+    style, script = ((TEMPLATES / name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
+    right, flagged = metrics["ytrue"] == 1, metrics["ypred"] == 0
+    most_images, largest_side, reduced = shown
+    return environment.get_template("report.html").render(
+        style=Markup(style),
+        script=Markup(script),
+        # The page's own script, and no other, may run, whatever a class is called.
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        title=proc.path.stem,
+        result_path=str(proc.path),
+        split=split,
+        count=len(right),
+        accuracy=mean_of(right),
+        flagged=mean_of(flagged),
+        errors_flagged=mean_of(flagged[~right]),
+        consistent=[summary for summary in strongest if summary.verdict == "consistent"],
+        classes=strongest,
+        sections=sections,
+        skipped=[summary for summary in summaries if summary.skipped],
+        no_images=no_images,
+        comparison=comparison,
+        sparse=sparse and str(sparse.folder),
+        most_images=most_images,
+        largest_side=largest_side,
+        reduced=reduced,
+        embedding=proc.result["svm_config"]["embedding"],
+        command=command_line(proc.args),
+        configs={
+            name.replace("_", " "): yaml.safe_dump(proc.result[name], sort_keys=False, allow_unicode=True)
+            for name in ("dataset_config", "svm_config")
+        },
+    )
+
+
+def command_line(args):
+    """The call of train_svms.py that a result's `args` record, as it could be typed."""
+    words = ["python", "train_svms.py"]
+    for name, value in args.items():
+        option = "--" + name.replace("_", "-")
+        if value is None or value is False:
+            continue
+        if value is True:
+            words.append(option)
+        else:
+            for item in value if isinstance(value, list) else [value]:
+                words += [option, str(item)]
+    return shlex.join(words)
+
+
+def _number(value, digits=3):
+    """ ".983" for people: three decimals, a dash for nothing."""
+    return "\N{EN DASH}" if value is None or math.isnan(value) else f"{value:.{digits}f}"
+
+
+def _signed(value, digits=2):
+    """A number with its sign, and a real minus."""
+    return f"{value:+.{digits}f}".replace("-", "\N{MINUS SIGN}")

@@ -1,0 +1,346 @@
+"""What the report says of each class: numbers, captions, galleries, sparse features."""
+
+import base64
+import csv
+import io
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from ..captions.ranking import SIDES
+from ..directions.galleries import ends
+from ..directions.minority import attribute_rates, minority_precision
+from ..interventions.comparison import load_rows, main_table
+from ..runtime.errors import UserError
+from ..sparse.reading.debugging import SeparatingFeature, separating_features
+from ..sparse.reading.results import SparseResult, top_positions
+
+MOST_BYTES, LARGEST_SIDE, SMALLEST_SIDE = 20_000, 256, 24  # of one image: bytes, pixels, pixels
+IMAGE_BUDGET = 18_000_000  # bytes of base64 in the page; with the text of 1,000 classes it stays below 30 MB
+FEATURES_SHOWN, FEATURE_IMAGES, FEATURE_BYTES = 5, 4, 3_000  # of a class, of a feature, of an image
+MOST_WITH_FEATURE_IMAGES = 50  # classes: at most 4 MB of base64
+SAME_MODEL = 0.99  # share of equal predictions
+
+
+@dataclass
+class Thumbnail:
+    """An image of a gallery with what is said below it; `uri` is a data URI."""
+
+    uri: str
+    width: int
+    height: int
+    decision_value: float
+    conf: float
+    pred_name: str
+    right: bool
+
+
+@dataclass
+class ClassSummary:
+    """One class on the chosen split; shares lie in 0..1 and are NaN where there is nothing to count.
+
+    Attributes:
+        number, name: of the class; the page uses numbers for anchors, because names may hold anything.
+        count, accuracy: of its examples, and the base model's on them.
+        cv_score: NaN where skipped.
+        skipped: why there is no direction, or "".
+        flagged: share of the examples with a decision value at or below 0.
+        flagged_accuracy: base model's on the flagged.
+        errors_flagged: share of the base model's errors that are flagged.
+        deciles: list of (accuracy, number of examples), hardest tenth first.
+        attributes: dicts of `attribute_rates` with `accuracy`, where `spurious` is known.
+        precision: dicts of `minority_precision`.
+        captions: dict side (hard, easy) -> rows of OUT_captions.csv by rank.
+        subpopulations: dicts with k, class_accuracy, hard, easy, from OUT_subpopulations.csv.
+        hardest, easiest: lists of `Thumbnail`.
+        features: list of `FeatureRow`, where a sparse layer is known.
+    """
+
+    number: int
+    name: str
+    count: int
+    accuracy: float
+    cv_score: float
+    skipped: str
+    flagged: float = math.nan
+    flagged_accuracy: float = math.nan
+    errors_flagged: float = math.nan
+    deciles: list = field(default_factory=list)
+    attributes: list = field(default_factory=list)
+    precision: list = field(default_factory=list)
+    captions: dict = field(default_factory=lambda: {"hard": [], "easy": []})
+    subpopulations: list = field(default_factory=list)
+    hardest: list = field(default_factory=list)
+    easiest: list = field(default_factory=list)
+    features: list = field(default_factory=list)
+
+    @property
+    def verdict(self):
+        """The failure is "consistent", "not consistent", or the class "skipped"."""
+        if self.skipped:
+            return "skipped"
+        return "consistent" if self.cv_score > 0.5 else "not consistent"
+
+
+def accuracy_by_decile(decision_values, right):
+    """Accuracy of the base model in each tenth of a class, hardest first.
+
+    Args:
+        decision_values: (n,); right: (n,), 1 where the base model is right.
+
+    Returns:
+        list of (accuracy, number of examples): ten, or n where there are fewer; sizes differ by at most one.
+    """
+    ordered = np.asarray(right, float)[np.argsort(decision_values, kind="stable")]
+    parts = np.array_split(ordered, min(10, len(ordered))) if len(ordered) else []
+    return [(float(part.mean()), len(part)) for part in parts]
+
+
+def summarise_classes(proc, split):
+    """A `ClassSummary` of every class, in the order of their numbers; galleries and captions are left empty."""
+    metrics = proc.metrics(split)
+    right, flagged, values = metrics["ytrue"] == 1, metrics["ypred"] == 0, metrics["decision_values"]
+    summaries = []
+    for c, name in enumerate(proc.class_names):
+        members = proc.ordering(c, split, "confidence")
+        summary = ClassSummary(
+            c, name, len(members), mean_of(right[members]), float(proc.cv_scores[c]), proc.skipped.get(c, "")
+        )
+        if not summary.skipped:
+            summary.flagged = mean_of(flagged[members])
+            summary.flagged_accuracy = mean_of(right[members][flagged[members]])
+            summary.errors_flagged = mean_of(flagged[members][~right[members]])
+            summary.deciles = accuracy_by_decile(values[members], right[members])
+        summaries.append(summary)
+    return summaries
+
+
+def mean_of(values):
+    return float(np.mean(values)) if len(values) else math.nan
+
+
+def add_minority(summaries, proc, split):
+    """Fill in `attributes` and `precision` where the result knows `spurious`."""
+    metrics = proc.metrics(split)
+    if not {"train", split} <= set(proc.splits) or "spuriouses" not in metrics:
+        return
+    labels, spurious, right = metrics["classes"], metrics["spuriouses"], metrics["ytrue"] == 1
+    minority = proc.minority()
+    for row in attribute_rates(labels, spurious, metrics["ypred"] == 0, minority):
+        accuracy = mean_of(right[(labels == row["class"]) & (spurious == row["value"])])
+        summaries[row["class"]].attributes.append({**row, "accuracy": accuracy})
+    for row in minority_precision(labels, spurious, metrics["decision_values"], metrics["confs"], minority):
+        summaries[row["class"]].precision.append(row)
+
+
+def add_captions(summaries, proc, split):
+    """Fill in `captions` and `subpopulations` from the CSVs beside the result; nothing where there are none."""
+    if "captions" in proc.args and not proc.args["captions"]:
+        return  # made without captions: CSVs that are there were left by an earlier run
+    by_name = {summary.name: summary for summary in summaries}
+    for row in _read_rows(proc, "captions", _CAPTION_COLUMNS):
+        _of_row(row, by_name, proc).captions[row["side"]].append(row)
+    for summary in summaries:
+        for rows in summary.captions.values():
+            rows.sort(key=lambda row: row["rank"])
+    found = {}
+    for row in _read_rows(proc, "subpopulations", _SUBPOPULATION_COLUMNS):
+        if row.get("split", split) == split:
+            number = _of_row(row, by_name, proc).number
+            sides = {"class_accuracy": row["class_accuracy"], **dict.fromkeys(SIDES, math.nan)}
+            found.setdefault((number, row["k"]), sides)[row["side"]] = row["accuracy"]
+    for (number, k), row in sorted(found.items()):
+        summaries[number].subpopulations.append({"k": k, **row})
+
+
+def _side(text):
+    if text not in SIDES:
+        raise ValueError(f"side is {text!r}")
+    return text
+
+
+_CAPTION_COLUMNS = {"class": str, "side": _side, "rank": int, "caption": str, "score": float, "z": float}
+
+
+_SUBPOPULATION_COLUMNS = {"class": str, "side": _side, "k": int, "accuracy": float, "class_accuracy": float}
+
+
+def _read_rows(proc, what, columns):
+    """Rows of a CSV beside the result, dicts in which `columns`, a dict name -> type, are of their types."""
+    path = proc.path.with_name(f"{proc.path.stem}_{what}.csv")
+    if not path.is_file():
+        return []
+    try:
+        with open(path, newline="", encoding="utf-8") as stream:
+            reader = csv.DictReader(stream)
+            missing = columns.keys() - set(reader.fieldnames or ())
+            if missing:
+                raise UserError(f"{path} lacks the column {sorted(missing)[0]}; write it again with train_svms.py")
+            rows = list(reader)
+            if any(None in row.values() for row in rows):
+                raise ValueError("a line is too short")
+            return [{**row, **{name: kind(row[name]) for name, kind in columns.items()}} for row in rows]
+    except (UnicodeDecodeError, csv.Error, ValueError, TypeError) as error:
+        problem = str(error)[:200]
+        raise UserError(
+            f"{path} is no longer what was written ({problem}); write it again with train_svms.py"
+        ) from None
+
+
+def _of_row(row, by_name, proc):
+    if row["class"] not in by_name:
+        raise UserError(
+            f"a CSV beside {proc.path} names the class {row['class']!r}, which the result does not have; write both "
+            "again with train_svms.py"
+        )
+    return by_name[row["class"]]
+
+
+def images_a_side(num_classes):
+    """How many of the hardest, and of the easiest, images are shown for each class."""
+    return 16 if num_classes <= 50 else 8 if num_classes <= 200 else 4
+
+
+def add_galleries(summaries, proc, split):
+    """Fill in `hardest` and `easiest` within the page's budget of bytes.
+
+    Returns the most images of a side, their longest side in pixels, and whether the budget made any smaller or fewer.
+    Raises `MissingBeton` where there are no images.
+    """
+    metrics = proc.metrics(split)
+    shown = [summary for summary in summaries if not summary.skipped and summary.count]
+    most, largest, reduced = 0, 0, False
+    count = images_a_side(len(shown))
+    limit = min(MOST_BYTES, IMAGE_BUDGET * 3 // 4 // max(1, 2 * count * len(shown)))
+    for summary in shown:
+        for side, picked in zip(("hardest", "easiest"), ends(proc.ordering(summary.number, split), count), strict=True):
+            gallery = getattr(summary, side)
+            for position, image in zip(picked, proc.images(split, picked), strict=True):
+                small, content = encode_thumbnail(image, limit)
+                most, largest = max(most, len(gallery) + 1), max(largest, *small.size)
+                reduced |= max(small.size) < min(LARGEST_SIDE, max(image.shape))
+                gallery.append(
+                    Thumbnail(
+                        uri=_data_uri(content),
+                        width=small.width,
+                        height=small.height,
+                        decision_value=float(metrics["decision_values"][position]),
+                        conf=float(metrics["confs"][position]),
+                        pred_name=proc.class_names[metrics["preds"][position]],
+                        right=bool(metrics["ytrue"][position]),
+                    )
+                )
+    return most, largest, reduced or count < images_a_side(1)
+
+
+def encode_thumbnail(image, limit):
+    """An image as WebP of at most `limit` bytes: as it is where that fits, else smaller.
+
+    Args:
+        image: uint8 (H, W, 3).
+
+    Returns:
+        The PIL image that was encoded, and its bytes. Below 24 pixels a side it is not made smaller, whatever it takes.
+    """
+    full = Image.fromarray(image)
+    if max(full.size) <= 64 and full.width * full.height <= limit:  # else the attempt would be in vain
+        content = _webp(full, lossless=True)
+        if len(content) <= limit:
+            return full, content
+    # Photographs take about a quarter of a byte a pixel at this quality.
+    side = min(LARGEST_SIDE, max(full.size), max(SMALLEST_SIDE, int(2 * limit**0.5)))
+    while True:
+        small = full.copy()
+        small.thumbnail((side, side), Image.Resampling.LANCZOS)
+        content = _webp(small, quality=78)
+        if len(content) <= limit or side <= SMALLEST_SIDE:
+            return small, content
+        side = max(SMALLEST_SIDE, min(side - 1, int(0.95 * side * (limit / len(content)) ** 0.5)))
+
+
+def _data_uri(content, kind="webp"):
+    return f"data:image/{kind};base64," + base64.b64encode(content).decode()
+
+
+def _webp(image, **options):
+    buffer = io.BytesIO()
+    image.save(buffer, "WEBP", method=0, **options)
+    return buffer.getvalue()
+
+
+@dataclass
+class FeatureRow:
+    """A `SeparatingFeature`, and the images of the split on which it is largest: (data URI, width, height) each."""
+
+    found: SeparatingFeature
+    images: list = field(default_factory=list)
+
+
+def read_sparse(out, proc, split):
+    """The `SparseResult` of sparse_main.py --out-path OUT, made of the same model and images as an `SVMProcessor`.
+
+    Raises `UserError` where it was not.
+    """
+    result, metrics = SparseResult.load(out), proc.metrics(split)
+    if not np.array_equal(result.labels.get(split, ()), metrics["classes"]):
+        raise UserError(
+            f"the {split} images of {out} are not those of {proc.path}; run sparse_main.py on the same betons, without "
+            "--balance"
+        )
+    # Not all: half precision may turn a tie.
+    if result.dense is None or np.mean(result.predictions(split, result.dense) == metrics["preds"]) < SAME_MODEL:
+        raise UserError(f"{out} is of another model than {proc.path}; run sparse_main.py on the same checkpoint")
+    return result
+
+
+def add_features(summaries, proc, split, sparse):
+    """Fill in `features`: for each class those of the selected sparse layer that separate its hard and easy images."""
+    layer, features = sparse.layer(), sparse.features(split)
+    for summary in summaries:
+        if summary.skipped:
+            continue
+        members = proc.ordering(summary.number, split)
+        rows = sparse.standardise(features[members])
+        values = proc.metrics(split)["decision_values"][members]
+        found = separating_features(rows, values, layer.weight[summary.number])
+        summary.features = [FeatureRow(feature) for feature in found[:FEATURES_SHOWN]]
+
+
+def add_feature_images(summaries, proc, split, sparse):
+    """Fill in the `images` of the features, where there are few enough classes. Raises `MissingBeton`."""
+    numbers = sorted({row.found.feature for summary in summaries for row in summary.features})
+    if not numbers or len(summaries) > MOST_WITH_FEATURE_IMAGES:
+        return
+    top = top_positions(sparse.columns(split, numbers), FEATURE_IMAGES)
+    images = {}
+    for number, positions in zip(numbers, top, strict=True):
+        encoded = [encode_thumbnail(image, FEATURE_BYTES) for image in proc.images(split, positions)]
+        images[number] = [(_data_uri(content), *small.size) for small, content in encoded]
+    for summary in summaries:
+        for row in summary.features:
+            row.images = images[row.found.feature]
+
+
+@dataclass
+class Comparison:
+    """Runs before and after an intervention: names, the base's first, `main_table`'s measures, and the figure's URI."""
+
+    names: list
+    measures: list
+    seeds: int
+    figure: str
+
+
+def read_comparison(out):
+    """What failure-directions compare --out OUT left. Raises `UserError` where it is not there."""
+    rows = load_rows(f"{out}.csv")
+    figure = Path(f"{out}.png")
+    if not figure.is_file():
+        raise UserError(f"the figure {figure} of the comparison does not exist; run failure-directions compare again")
+    with open(figure, "rb") as stream:
+        if stream.read(8) != b"\x89PNG\r\n\x1a\n" or figure.stat().st_size > IMAGE_BUDGET // 2:
+            raise UserError(f"{figure} is no figure of a comparison; run failure-directions compare again")
+    return Comparison(*main_table(rows), rows[0].seeds, _data_uri(figure.read_bytes(), "png"))

@@ -1,0 +1,44 @@
+"""Words for messages and captions: lists cut short, articles, plain names."""
+
+import difflib
+import re
+import string
+import unicodedata
+
+_AN = re.compile(
+    r"[aeiou]|h(?:our(?!i)|onest|ono|eir)|(?:8\d*|11|18)(?!\d)"
+    r"|[fhlmnrsx](?![^\W_])"  # a letter alone, spelt out: an x-ray, an F-16
+)
+_A = re.compile(r"eu|ew[er]|u(?!\w)|u(?:bi|fo|k|r[aeiou]|s[aeiu]|t[aeio]|ni(?![dmn]))|on(?:e(?!\w)|ce)")  # you-, won-
+_INITIALS = re.compile(r"[A-Z]{2,4}(?![^\W_])")  # spelt out: an SUV, a UFO
+
+
+def with_article(phrase):
+    """`phrase` with the indefinite article that English gives it. By the first word's sound, as far as spelling tells.
+
+    >>> with_article("orange cat"), with_article("hourglass"), with_article("unicorn"), with_article("SUV")
+    ('an orange cat', 'an hourglass', 'a unicorn', 'an SUV')
+    """
+    # Accents, quotation marks and brackets do not change the sound.
+    sound = unicodedata.normalize("NFKD", phrase).lstrip(string.punctuation + string.whitespace)
+    if _INITIALS.match(sound):
+        return f"{'an' if sound[0] in 'AEFHILMNORSX' else 'a'} {phrase}"
+    sound = sound.lower()
+    return f"{'an' if _AN.match(sound) and not _A.match(sound) else 'a'} {phrase}"
+
+
+def plain_name(class_name):
+    """A class's name as names are compared: without case, underscores and double spaces."""
+    return " ".join(class_name.replace("_", " ").casefold().split())
+
+
+def some(names, most=8):
+    """The first of some names, for an error: "a, b and 5 more"."""
+    names = [str(name)[:80] for name in names]
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if names[most:] else "")
+
+
+def nearest(name, known, otherwise="", most=1):
+    """A hint at the known names most like one that is unknown, for an error: "did you mean X?", or `otherwise`."""
+    near = difflib.get_close_matches(name, list(known), n=most)
+    return f"did you mean {' or '.join(near)}?" if near else otherwise

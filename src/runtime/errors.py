@@ -1,0 +1,93 @@
+"""How the project speaks about what a user can mend."""
+
+import contextlib
+import ctypes
+import errno
+import functools
+import os
+import re
+import signal
+import sys
+
+# What reading from a disk or network mount gives that has gone away.
+LOST_STORAGE = (errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ENODEV, errno.ENXIO, errno.ETIMEDOUT, errno.EHOSTDOWN)
+
+# How torch says it, of CUDA and of a CPU, in a RuntimeError.
+_OUT_OF_MEMORY = re.compile("out of memory|can't allocate memory")
+
+
+class UserError(Exception):
+    """A mistake in the input, told in one sentence that names the thing and the next step.
+
+    Entry scripts print it without a traceback and exit with code 2 (see `entry_point`).
+    """
+
+
+def entry_point(main):
+    """Decorate a script's `main`: a `UserError`, or a disk that is full or lost, becomes one line and exit code 2."""
+
+    @functools.wraps(main)
+    def wrapped(*args, **kwargs):
+        # By ctypes: a handler of Python's would wait for the instruction that faults to end, which it never does.
+        ctypes.CDLL(None).signal(signal.SIGBUS, _lost_mapping)
+        try:
+            return main(*args, **kwargs)
+        except UserError as error:
+            message = str(error)
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            sys.exit(130)
+        except OSError as error:
+            if error.errno is None:
+                raise
+            where = f" ({error.filename})" if error.filename else ""
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                message = f"the disk is full{where}: free some space and run the command again"
+            elif error.errno in LOST_STORAGE:
+                message = (
+                    f"a disk does not answer ({error.strerror}){where}: look at it or its mount and run this again"
+                )
+            else:
+                message = f"the system refuses a file: {error.strerror}{where}; choose another name or place"
+        except (MemoryError, RuntimeError) as error:
+            if not isinstance(error, MemoryError) and not _OUT_OF_MEMORY.search(str(error)):
+                raise
+            message = f"there is not enough memory ({error}): ask for less, such as a smaller batch_size or model"
+        print(_line(message), file=sys.stderr)
+        sys.exit(2)
+
+    return wrapped
+
+
+def _line(message):
+    """An error as one line, in which no file's name commands the terminal."""
+    return "error: " + "".join(character if character.isprintable() else " " for character in message)
+
+
+@ctypes.CFUNCTYPE(None, ctypes.c_int)
+def _lost_mapping(_):
+    """What is read by way of memory (a beton, features) is no longer there: the system's SIGBUS.
+
+    No exception gets out of compiled code, so that the process ends here; temporary files stay, as after a kill.
+    """
+    names = ", ".join(_shortened_files())
+    message = f"{names} was cut short, or its disk went away, as it was read: see that it is whole"
+    if not names:
+        message = "a file was cut short as it was read, or shared memory (/dev/shm) is full: make room"
+    os.write(2, f"{_line(message)} and run the command again\n".encode())
+    os._exit(2)
+
+
+def _shortened_files():
+    """Names of files of which more is mapped into memory than there is."""
+    names = set()
+    with contextlib.suppress(OSError, ValueError), open("/proc/self/maps", errors="replace") as mappings:
+        for mapping in mappings:
+            addresses, modes, offset, _, _, *name = mapping.rstrip("\n").split(maxsplit=5)
+            first, end = (int(address, 16) for address in addresses.split("-"))
+            if modes.endswith("s") and name and name[0].startswith("/"):  # shared, as NumPy maps
+                size = os.path.getsize(name[0]) if os.path.exists(name[0]) else 0
+                # The last page is mapped whole.
+                if int(offset, 16) + end - first >= size + os.sysconf("SC_PAGESIZE"):
+                    names.add(name[0])
+    return sorted(names)

@@ -1,0 +1,158 @@
+"""Reading and writing files: whole or not at all, and never by running code found in them."""
+
+import contextlib
+import contextvars
+import csv
+import hashlib
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from .errors import UserError
+
+
+def check_writable(path):
+    """Raise `UserError` unless a file can be made at `path`; creates nothing that stays.
+
+    Long commands call this first, so that an unwritable output is known before hours of work and not after.
+    """
+    folder = Path(path).absolute().parent
+    while not os.path.lexists(folder):
+        folder = folder.parent
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise UserError(f"cannot write {path}: {folder} is not a folder you may write to; choose another place")
+    if Path(path).exists() and not Path(path).is_file():
+        what = "a folder" if Path(path).is_dir() else "no ordinary file"
+        raise UserError(f"cannot write {path}: it is {what}; name a file")
+
+
+@dataclass
+class _Together:
+    """What `written_together` does in the end: files to remove, and (temporary path, path, new folders) to rename."""
+
+    old: list
+    new: list
+
+
+_together = contextvars.ContextVar("together", default=None)
+
+
+@contextlib.contextmanager
+def written_together(old=()):
+    """Files that are written in this block get their names in its end, in the order of writing, or none of them does.
+
+    Args:
+        old: paths of files of an earlier result, whatever is there of them. They are removed right before, so that
+            nothing of it is taken for part of the new one, and stay where the block fails.
+    """
+    outer = _together.get()
+    if outer:
+        outer.old += old
+        yield
+        return
+    files = _Together([*old], [])
+    token = _together.set(files)
+    try:
+        yield
+        for path in files.old:
+            Path(path).unlink(missing_ok=True)
+        while files.new:
+            os.replace(*files.new[0][:2])
+            del files.new[0]
+    except BaseException:
+        for temporary, *_ in files.new:
+            _remove(temporary)
+        for *_, new_folders in reversed(files.new):
+            _remove(None, new_folders)
+        raise
+    finally:
+        _together.reset(token)
+
+
+@contextlib.contextmanager
+def atomic_path(path):
+    """Yield a temporary path beside `path`, renamed to `path` when the block succeeds and removed when it fails.
+
+    Readers see the old file or the whole new one, whatever happens in between. Missing folders are made.
+    """
+    path = Path(path)
+    check_writable(path)
+    new_folders = [folder for folder in path.parents if not folder.exists()]  # the deepest first
+    temporary = None
+    try:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        except OSError as error:
+            raise UserError(f"cannot write {path}: {error.strerror}; choose another place") from error
+        os.close(handle)
+        yield Path(temporary)
+        with open(temporary, "rb") as written:
+            os.fsync(written.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())
+        if _together.get():
+            _together.get().new.append((temporary, path, new_folders))
+        else:
+            os.replace(temporary, path)
+    except BaseException as error:
+        if isinstance(error, OSError) and error.errno:
+            error.filename = error.filename or str(path)
+        _remove(temporary, new_folders)
+        raise
+
+
+def _remove(file, folders=()):
+    """Remove a file, if it is there, and folders that are empty."""
+    if file:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(file)
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+
+
+def _umask():
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def file_digest(path):
+    """SHA-256 of a file, in hexadecimal."""
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def create_npy(path, shape, dtype=np.float32):
+    """A new .npy file as a writable memory map, its place on disk taken: a full disk is an error here, not a crash."""
+    array = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+    with open(path, "r+b") as stream:
+        os.posix_fallocate(stream.fileno(), 0, os.path.getsize(path))
+    return array
+
+
+def open_npy(path, what, hint="make it again"):
+    """The array of a .npy file as a read-only memory map. Raises `UserError` where it is missing or damaged."""
+    if not Path(path).is_file():  # a pipe would be waited for
+        raise UserError(f"{what} {path} is missing or no ordinary file; {hint}")
+    try:
+        return np.lib.format.open_memmap(path, mode="r")
+    except Exception as error:  # a damaged header raises any kind
+        refused = isinstance(error, OSError) and error.errno
+        raise UserError(
+            f"{what} {path} {f'cannot be read ({error.strerror})' if refused else 'is damaged'}; {hint}"
+        ) from error
+
+
+def write_csv(path, header, rows):
+    """Write `rows` (an iterable of sequences) under `header` as CSV, atomically."""
+    with (
+        atomic_path(path) as temporary,
+        open(temporary, "w", newline="", encoding="utf-8", errors="backslashreplace") as stream,
+    ):
+        writer = csv.writer(stream)
+        writer.writerow(header)
+        writer.writerows(rows)

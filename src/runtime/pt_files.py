@@ -1,0 +1,148 @@
+"""The project's `.pt` files: tensors, numbers, strings, lists and dicts, read without running code found in them."""
+
+import io
+import pickle
+import pickletools
+import re
+import warnings
+import zipfile
+from pathlib import Path
+
+import torch
+
+from .errors import UserError
+from .files import atomic_path
+
+INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+
+
+FLOATS = (torch.float16, torch.float32, torch.float64)
+
+
+def save_pt(obj, path):
+    """`torch.save` of tensors, numbers, strings, lists and dicts, atomically."""
+    # By way of memory: writing straight to a full disk, torch fails with an error that does not say so.
+    buffer = io.BytesIO()
+    torch.save(obj, buffer)
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(buffer.getbuffer())
+
+
+class _Refused(Exception):
+    """Why a file is not loaded: the rest of a sentence that begins with its name."""
+
+
+def load_pt(path, what, hint="make it again"):
+    """`torch.load(path, weights_only=True)` on the CPU; `what` and `hint` word the error ("checkpoint", what to do).
+
+    Raises `UserError` where the file is missing, truncated, unreadable, would run code or would fill the memory with
+    more than it holds.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{what} {path} {'is a folder' if path.is_dir() else 'does not exist'}; check the path")
+    try:
+        size = path.stat().st_size
+        _check_pickles(path, size)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of old pickle protocols
+            content = torch.load(path, map_location="cpu", weights_only=True)
+        _check_tensors(content, size)
+    except _Refused as error:
+        raise UserError(f"{what} {path} {error}; {hint}") from None
+    except pickle.UnpicklingError as error:
+        raise UserError(f"{what} {path} {_MORE_THAN_DATA}; {hint}") from error
+    except MemoryError as error:
+        raise UserError(f"{what} {path} asks for more memory than there is; {hint}") from error
+    except Exception as error:  # a file that was tampered with raises any kind
+        if isinstance(error, OSError) and error.errno:
+            reason = f"cannot be read ({error.strerror}); check its disk, its mount and its permissions"
+            raise UserError(f"{what} {path} {reason}") from error
+        raise UserError(f"{what} {path} is truncated or not a torch file; {hint}") from error
+    return content
+
+
+_MORE_THAN_DATA = (
+    "is damaged, or holds more than tensors, numbers, strings, lists and dicts: it is not loaded, because loading it "
+    "could run code"
+)
+
+
+# What a file may name. torch lets it name more, among that functions that fill the memory, such as bytearray(10**10).
+_NAMES = re.compile(
+    r"collections OrderedDict|torch (Size|device|u?int\d+|b?float\d+|bool)|torch(\.cuda)? \w+Storage"
+    r"|torch\._utils _rebuild_(tensor|tensor_v2|parameter)|torch\.nn\.parameter Parameter"
+)
+
+
+def _check_pickles(path, size):
+    """Look through the pickles of a torch file, without running them, for names beyond `_NAMES`."""
+    with open(path, "rb") as stream:
+        if stream.read(2) == b"PK":
+            with zipfile.ZipFile(stream) as archive:
+                records = archive.infolist()
+                # torch.save stores records as they are: a compressed one may unpack to any size.
+                if any(record.compress_type != zipfile.ZIP_STORED for record in records):
+                    raise _Refused("is compressed, and so not as torch.save writes it")
+                if sum(record.file_size for record in records) > size:
+                    raise _Refused("would unpack to more than it holds")
+                pickles = [io.BytesIO(archive.read(r)) for r in records if r.filename.lower().endswith("data.pkl")]
+        else:
+            # The format before torch 1.6: five pickles in a row, then the numbers.
+            pickles = [stream] * 5
+            stream.seek(0)
+        for one in pickles:
+            for operation, argument, _ in pickletools.genops(one):
+                if operation.name.endswith("GLOBAL") and not _NAMES.fullmatch(argument or ""):
+                    raise _Refused(_MORE_THAN_DATA)
+
+
+def _check_tensors(content, size):
+    """Refuse tensors that are larger than the file, or than the numbers that it stores for them."""
+    waiting, seen = [content], set()
+    while waiting:
+        value = waiting.pop()
+        if id(value) in seen:  # a list may hold itself, or hold another many times
+            continue
+        seen.add(id(value))
+        if isinstance(value, dict):
+            waiting += value.values()
+        elif isinstance(value, list | tuple):
+            waiting += value
+        elif isinstance(value, torch.Tensor):
+            stored = value.untyped_storage().nbytes()
+            if stored > size or value.numel() * value.element_size() > stored:
+                raise _Refused("has a tensor that is larger than the numbers stored for it")
+
+
+def is_plain_tensor(value, dims, dtypes=(*INTEGERS, *FLOATS, torch.bool)):
+    """Whether what `load_pt` gave is a tensor with that many dimensions, of these types, that NumPy can hold."""
+    return (
+        isinstance(value, torch.Tensor)
+        and value.dim() == dims
+        and value.dtype in dtypes
+        and not (value.requires_grad or value.is_neg())
+    )
+
+
+def is_plain(content):
+    """Whether `content` is made of text, numbers, None, lists and dicts with text for keys, nothing in it twice.
+
+    For options in files: whatever goes through such content ends.
+    """
+    waiting, seen = [content], set()
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict | list):
+            if id(value) in seen:
+                return False
+            seen.add(id(value))
+            waiting += [*value, *value.values()] if isinstance(value, dict) else value
+            if isinstance(value, dict) and not all(isinstance(key, str) for key in value):
+                return False
+        elif isinstance(value, str):
+            if re.search("[\ud800-\udfff]", value):  # half a character, which no file or terminal takes
+                return False
+        elif not (value is None or isinstance(value, int | float)):
+            return False
+    return True

@@ -1,0 +1,99 @@
+"""The folder of a run, `runs/EXP/version_K`: claimed by one process, so that two of the same name don't meet."""
+
+import contextlib
+import errno
+import fcntl
+import os
+import re
+import shutil
+from pathlib import Path
+
+from ..runtime.errors import UserError
+from ..runtime.files import check_writable
+
+LAST = Path("checkpoints") / "checkpoint_last.pt"
+
+
+@contextlib.contextmanager
+def run_folder(runs, exp_name, resume=False):
+    """Yield this process's own `runs/exp_name/version_K`: the next free K or, to resume, the latest.
+
+    It is this process's as long as the block runs. Where the block fails before a first checkpoint is there, a new
+    folder is removed again. Raises `UserError` where there is nothing to resume, or another process is at it.
+    """
+    if not exp_name.strip(" .") or Path(exp_name).is_absolute() or ".." in Path(exp_name).parts:
+        raise UserError(f"--exp-name {exp_name} leaves {runs}; give a plain name, and --runs for another folder")
+    versions = Path(runs) / exp_name
+    latest = latest_version(versions)
+    if resume:
+        if latest is None:
+            raise UserError(f"there is no run in {versions} to resume; train without --resume")
+        folder = versions / f"version_{latest}"
+        check_writable(folder / "metrics.pt")
+        with _locked(folder):
+            if not (folder / LAST).exists():
+                raise UserError(
+                    f"{folder} was begun but has no checkpoint to resume from: delete it to resume the version before, "
+                    "or train without --resume"
+                )
+            yield folder
+        return
+    check_writable(versions / "version_0" / "metrics.pt")
+    new = [folder for folder in (versions, *versions.parents) if not os.path.lexists(folder)]  # the deepest first
+    folder = None
+    try:
+        folder = _make_next(versions, 0 if latest is None else latest + 1)
+        with _locked(folder):
+            yield folder
+    except BaseException:
+        if folder and not (folder / LAST).exists():
+            shutil.rmtree(folder, ignore_errors=True)
+        for parent in new:
+            with contextlib.suppress(OSError):  # a run is in it
+                parent.rmdir()
+        raise
+
+
+def _make_next(versions, number):
+    """Make `version_K` with the smallest K from `number` on that no other process has."""
+    while True:
+        folder = versions / f"version_{number}"
+        try:
+            folder.mkdir(parents=True)
+            return folder
+        except FileExistsError:
+            number += 1
+        except OSError as error:
+            raise UserError(f"cannot write {folder}: {error.strerror}; choose another place or name") from error
+
+
+@contextlib.contextmanager
+def _locked(folder):
+    """Hold the lock on a run's folder; the system gives it back when the process ends, however it ends."""
+    with open(folder / ".lock", "a") as lock:
+        try:
+            # A record lock: not inherited by workers, which may outlive this process, and known to NFS.
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EAGAIN, errno.EACCES):
+                raise UserError(
+                    f"{folder} is being written by another process: wait until it ends, or train without --resume"
+                ) from None
+            if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):  # a file system without locks
+                raise
+        yield
+
+
+def version_number(folder):
+    """K of a folder `version_K`; -1 where it is called otherwise.
+
+    Versions are ordered by it and not by their time, which would follow a clock that is turned back.
+    """
+    found = re.fullmatch(r"version_(\d+)", Path(folder).name)
+    return int(found[1]) if found else -1
+
+
+def latest_version(run_folder):
+    """The highest K of `run_folder/version_K`, or None."""
+    latest = max(map(version_number, Path(run_folder).glob("version_*")), default=-1)
+    return None if latest < 0 else latest
