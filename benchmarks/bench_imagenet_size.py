@@ -2,7 +2,7 @@
 
 1,000 classes of 256 validation images, and 1.28 million images in the other splits, with embeddings of 512 numbers in
 half precision in memory-mapped files. They are drawn, with errors that lie shifted along a direction of their class;
-captions get random embeddings. The stages are the functions that train_svms.py calls, in its order. Whether the
+captions get random embeddings. The stages are those of the functions that train_svms.py calls. Whether the
 directions are found is checked on images that they were not fitted on.
 
     python benchmarks/bench_imagenet_size.py                                   # 1.6 GB in the temporary folder
@@ -30,16 +30,14 @@ from pathlib import Path
 
 import numpy as np
 import psutil
-import torch
-from failure_directions.captions.ranking import SIDES, describe_directions
-from failure_directions.captions.subpopulations import caption_similarity, extreme_latents, subpopulation_accuracy
+from failure_directions.captions.naming import with_captions
 from failure_directions.captions.vocabulary import CaptionFile, CaptionSet
+from failure_directions.config_parsing import SVMConfig
+from failure_directions.directions.analysis import analyse, class_table
 from failure_directions.directions.job_backends import JobsBackend
-from failure_directions.directions.label_noise import looks_like
-from failure_directions.directions.results import OutputFiles, class_table, save_result, split_metrics, write_split_csv
+from failure_directions.directions.results import OutputFiles, write_analysis
 from failure_directions.runtime.files import create_npy
 from failure_directions.runtime.tables import format_table
-from failure_directions.svm_utils import SVMFitter
 from failure_directions.training.evaluation import Predictions
 
 SVM_SECONDS = 120
@@ -185,47 +183,28 @@ def draw(args, folder):
 
 
 def run_stages(args, predictions, latents, folder, meter):
-    """Everything after the embedding; returns the fitter, the entries and the result's files."""
+    """Everything after the embedding; returns the `Analysis` and the result's files."""
     class_names = [f"class {c}" for c in range(args.classes)]
     words = [f"word{i}" for i in range(round(args.captions**0.5) - 1)]
     grammar = CaptionFile.model_validate({"adjectives": words, "prepositions": words, "default": {}})
     caption_set = CaptionSet("the benchmark", grammar, shipped=True)
-    clip, files = RandomClip(args.dimensions), OutputFiles.named(folder / "result.pt")
-    fitter = SVMFitter(jobs=args.jobs)
+    files, backend = OutputFiles.named(folder / "result.pt"), JobsBackend.parse(args.jobs_backend)
 
-    with meter.stage("whitening"):
-        fitter.set_preprocess(latents["train"])
-    val = predictions["val"]
-    with meter.stage("SVMs"), JobsBackend.parse(args.jobs_backend).connected():
-        fitter.fit(preds=val.preds, ys=val.labels, latents=latents["val"], num_classes=args.classes)
-
-    entries = {}
-    with meter.stage("decision values"):
-        for name, found in predictions.items():
-            _, _, metrics = fitter.predict(found.labels, latents[name], found.preds, compute_metrics=True)
-            entries[name] = split_metrics(metrics, found, None, fitter.skipped)
-    with meter.stage("what train images look like"):
-        like = looks_like(latents["train"], latents["val"], val.labels)
-        _, values = fitter.predict(like, latents["train"])
-        entries["train"] |= {"looks_like": torch.from_numpy(like), "looks_like_values": torch.from_numpy(values)}
-    with meter.stage("captions"):
-        captions = describe_directions(fitter, clip, caption_set, class_names)
-        nearest = extreme_latents(clip, captions)
-    with meter.stage("images near captions"):
-        for name, entry in entries.items():
-            for side, values in caption_similarity(latents[name], entry["classes"].numpy(), nearest).items():
-                entry[f"{side}_similarity"] = torch.from_numpy(values)
-        for entry in (entries["val"], entries["test"]):
-            similarity = {side: entry[f"{side}_similarity"].numpy() for side in SIDES}
-            subpopulation_accuracy(similarity, entry["classes"].numpy(), entry["ytrue"].numpy())
+    found = analyse(
+        predictions,
+        latents,
+        class_names,
+        SVMConfig(),
+        jobs=args.jobs,
+        jobs_backend=backend,
+        stage=meter.stage,
+    )
+    found = with_captions(found, latents, RandomClip(args.dimensions), caption_set, stage=meter.stage)
     with meter.stage("tables"):
-        format_table(*class_table(fitter, entries, class_names))
-    with meter.stage("CSVs"):
-        for name, entry in entries.items():
-            write_split_csv(files.beside(f"{name}.csv"), entry, class_names)
-    with meter.stage("result"):
-        save_result(files, fitter, entries, {"args": vars(args)}, class_names)
-    return fitter, entries, files
+        format_table(*class_table(found))
+    with meter.stage("files"):
+        write_analysis(files, found)
+    return found, files
 
 
 def main():
@@ -233,10 +212,11 @@ def main():
     meter = Meter()
     with tempfile.TemporaryDirectory() as folder:
         predictions, latents = draw(args, Path(folder))
-        fitter, entries, files = run_stages(args, predictions, latents, Path(folder), meter)
+        found, files = run_stages(args, predictions, latents, Path(folder), meter)
         size = sum(array.nbytes for array in latents.values()) / 1e6
         written = {path.name: path.stat().st_size / 1e6 for path in files.result.parent.glob("result*")}
     _, directions = planted(args.classes, args.dimensions)
+    fitter = found.fitter
     cosines = np.einsum("cd,cd->c", fitter.coef / fitter.std, directions)
     cosines /= np.linalg.norm(fitter.coef / fitter.std, axis=1)
 
@@ -248,7 +228,7 @@ def main():
     print(format_table(["stage", "seconds", "core seconds", "peak memory, MB"], rows))
     print(f"written, MB: {', '.join(f'{name} {megabytes:.0f}' for name, megabytes in sorted(written.items()))}")
     print(f"embeddings: {size:.0f} MB; mean CV score {np.nanmean(fitter.cv_scores):.3f}")
-    print(f"balanced accuracy on the unlabeled {entries['unlabeled']['balanced_accuracy']:.3f}")
+    print(f"balanced accuracy on the unlabeled {found.result.splits['unlabeled'].balanced_accuracy:.3f}")
     print(f"mean cosine of the directions to the planted ones {np.nanmean(cosines):.3f}")
     seconds, peak = meter.stages["SVMs"].seconds, max(used.peak for used in meter.stages.values())
     print(f"SVMs {seconds:.1f} s (below {SVM_SECONDS}); peak {peak:.0f} MB (below {2 * size:.0f})")

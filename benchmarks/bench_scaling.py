@@ -28,14 +28,14 @@ from bench_loader import MEAN, STD, smooth_images
 from failure_directions.captions.ranking import describe_directions
 from failure_directions.captions.subpopulations import caption_similarity
 from failure_directions.captions.vocabulary import CaptionFile, CaptionSet
-from failure_directions.config_parsing import DatasetConfig
+from failure_directions.config_parsing import DatasetConfig, SVMConfig
 from failure_directions.data.beton_writer import ImageOptions, write_beton
 from failure_directions.data.betons import open_beton
 from failure_directions.data.image_sources import ImageArrays
 from failure_directions.data.splits import Split
 from failure_directions.directions.galleries import SVMProcessor
 from failure_directions.directions.label_noise import looks_like
-from failure_directions.directions.results import OutputFiles, save_result, split_metrics, write_split_csv
+from failure_directions.directions.results import OutputFiles, Result, SplitResult, write_result, write_split_csv
 from failure_directions.embeddings.cache import EmbeddingCache
 from failure_directions.embeddings.spaces import LatentEmbedding, Prepared
 from failure_directions.loaders import make_loader
@@ -231,27 +231,33 @@ def similarity(count, folder):
     return lambda: caption_similarity(latents, found.labels, dict(enumerate(near)))
 
 
-def drawn_entry(count, classes, skipped):
-    """An entry of a result as train_svms.py makes it for train."""
+def drawn_split(count, classes):
+    """A split of a result as train_svms.py makes it for train."""
     rng = np.random.default_rng(0)
     labels, right = np.arange(count) % classes, rng.random(count) < 0.7
     found = Predictions(np.arange(count), labels, np.where(right, labels, 0), rng.random(count, dtype=np.float32))
     numbers = {key: rng.standard_normal(count) for key in ("decision_values", "looks_like_values")}
     judged = {"ytrue": right.astype(int), "ypred": (numbers["decision_values"] > 0).astype(int), "looks_like": labels}
     similar = {key: rng.standard_normal(count) for key in ("hard_similarity", "easy_similarity")}
-    return split_metrics({**numbers, **judged, **similar}, found, None, skipped)
+    columns = {"preds": found.preds, "classes": labels, "confs": found.confs, "indices": found.indices}
+    return SplitResult(**numbers, **judged, **similar, **columns)
 
 
 def csv_of_split(count, folder):
-    entry = drawn_entry(count, CLASSES, {})
-    return lambda: write_split_csv(folder / "result_train.csv", entry, [f"class {c}" for c in range(CLASSES)])
+    split = drawn_split(count, CLASSES)
+    return lambda: write_split_csv(folder / "result_train.csv", split, [f"class {c}" for c in range(CLASSES)])
 
 
 def result_file(count, folder):
     fitter, _, _ = fitted(folder, 10, 64)
-    entry = drawn_entry(count, 10, {})
+    result = drawn_result(fitter, {"train": drawn_split(count, 10)})
     files = OutputFiles.named(folder / "result.pt")
-    return lambda: save_result(files, fitter, {"train": entry}, {}, [f"class {c}" for c in range(10)])
+    return lambda: write_result(files, result, fitter)
+
+
+def drawn_result(fitter, splits, **made_from):
+    names = [f"class {c}" for c in range(len(fitter.cv_scores))]
+    return Result(class_names=names, cv_scores=fitter.cv_scores, skipped=fitter.skipped, splits=splits, **made_from)
 
 
 def report(classes, folder):
@@ -259,13 +265,16 @@ def report(classes, folder):
     count, names = 50 * classes, [f"class {c}" for c in range(classes)]
     images = ImageArrays(smooth_images(count, 64), np.arange(count) % classes, names)
     write_beton(folder / "images.beton", images)
-    files, entry = OutputFiles.named(folder / "result.pt"), drawn_entry(count, classes, {})
-    made_from = {
-        "args": {"root": str(folder), "captions": None},
-        "dataset_config": {"train_beton": "images.beton", "test_beton": "images.beton"},
-        "svm_config": {"embedding": "clip"},
-    }
-    save_result(files, fitter, {"train": entry, "test": entry}, made_from, names)
+    files, split = OutputFiles.named(folder / "result.pt"), drawn_split(count, classes)
+    model = {"imgsz": 64, "arch": "resnet18", "arch_type": "resnet", "num_classes": classes}
+    result = drawn_result(
+        fitter,
+        {"train": split, "test": split},
+        args={"root": str(folder), "captions": None},
+        dataset_config=DatasetConfig(train_beton="images.beton", test_beton="images.beton", **model),
+        svm_config=SVMConfig(),
+    )
+    write_result(files, result, fitter)
     proc = SVMProcessor(files.result)
     return lambda: (folder / "report.html").write_text(render_report(proc, "test"))
 

@@ -11,7 +11,6 @@ row a class and embedding. Base models that are in OUT from an earlier call are 
 
 import argparse
 import contextlib
-import csv
 import io
 from pathlib import Path
 
@@ -21,9 +20,9 @@ from failure_directions.commands import train as ffcv_main
 from failure_directions.data.beton_sets import write_scenes
 from failure_directions.data.scenes import ATTRIBUTES, KINDS, planted_setting
 from failure_directions.directions.minority import minority_precision
+from failure_directions.directions.results import CaptionRow, read_result, read_table
 from failure_directions.runtime.errors import entry_point
 from failure_directions.runtime.files import write_csv
-from failure_directions.runtime.pt_files import load_pt
 from failure_directions.runtime.tables import format_table
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -77,25 +76,22 @@ def run_setting(kind, seed, folder, embeddings):
 
 def describe(kind, seed, plant, embedding, out):
     """One row: how the base model does on a plant's minority, and how well one embedding's direction finds it."""
-    result = load_pt(out, "SVM result")
-    test = {key: value.numpy() for key, value in result["test_metrics"].items() if hasattr(value, "numpy")}
-    c = result["class_names"].index(plant.shape)
-    minority = (test["classes"] == c) & (test["spuriouses"] == 1)
-    accuracy = float(test["ytrue"][minority].mean())
-    values = [{1} if k == c else set() for k in range(len(result["class_names"]))]
-    precision = minority_precision(
-        test["classes"], test["spuriouses"], test["decision_values"], test["confs"], values, top_k=(10,)
-    )
+    result = read_result(out)
+    test, c = result.splits["test"], result.class_names.index(plant.shape)
+    minority = (test.classes == c) & (test.spuriouses == 1)
+    accuracy = float(test.ytrue[minority].mean())
+    values = [{1} if k == c else set() for k in range(len(result.class_names))]
+    precision = minority_precision(test.classes, test.spuriouses, test.decision_values, test.confs, values, top_k=(10,))
     found = precision[0] if precision else {"svm": NAN, "confidence": NAN, "base_rate": NAN}
     return {
         "kind": kind,
         "seed": seed,
         "plant": str(plant),
         "embedding": embedding,
-        "test accuracy": float(test["ytrue"].mean()),
+        "test accuracy": float(test.ytrue.mean()),
         "minority accuracy": accuracy,
         "fair": int(0.3 <= accuracy <= 0.8),
-        "CV score": float(result["cv_scores"][c]),
+        "CV score": float(result.cv_scores[c]),
         "P@10 SVM": found["svm"],
         "P@10 confidence": found["confidence"],
         "base rate": found["base_rate"],
@@ -105,12 +101,11 @@ def describe(kind, seed, plant, embedding, out):
 
 def names_it(plant, out):
     """1 where one of the three hardest captions of the plant's class names what sets its minority apart, else 0."""
-    with open(out.with_name(f"{out.stem}_captions.csv"), newline="") as stream:
-        hardest = [
-            row["caption"]
-            for row in csv.DictReader(stream)
-            if (row["class"], row["side"]) == (plant.shape, "hard") and int(row["rank"]) <= 3
-        ]
+    hardest = [
+        row.caption
+        for row in read_table(out, CaptionRow)
+        if (row.class_name, row.side) == (plant.shape, "hard") and row.rank <= 3
+    ]
     values = {plant.value}
     if plant.kind == "correlation":
         values = set(ATTRIBUTES[plant.attribute]) - values

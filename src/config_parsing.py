@@ -201,7 +201,41 @@ def _load(model, path, overrides):
     except ValidationError as error:
         # A misspelt key first: it may be the one that is missing.
         complaints = sorted(error.errors(), key=lambda complaint: complaint["type"] != "extra_forbidden")
-        raise UserError(_sentence(model, path, complaints[0], overrides)) from None
+        raise UserError(_sentence(model, f"config {path}", complaints[0], overrides)) from None
+
+
+def stored_config(model, options, where):
+    """A config that a file keeps as a dict, such as that of an earlier run, and what is left out of it.
+
+    Args:
+        model: `DatasetConfig` or `SVMConfig`.
+        options: what its `model_dump` gave, in this version or another.
+        where: what the error calls it.
+
+    Returns:
+        the model, and the list of dotted keys that this version does not know. Raises `UserError` where a key is
+        missing or has another kind of value.
+    """
+    known, unknown = _without_unknown(model, options)
+    try:
+        return model.model_validate(known), unknown
+    except ValidationError as error:
+        raise UserError(_sentence(model, where, error.errors()[0])) from None
+
+
+def _without_unknown(model, options, prefix=""):
+    """`options` without the keys that a model, or a section in it, does not have, and a list of these."""
+    known, unknown = {}, []
+    for name, value in options.items():
+        if name not in model.model_fields:
+            unknown.append(prefix + name)
+            continue
+        section = model.model_fields[name].annotation
+        if isinstance(value, dict) and isinstance(section, type) and issubclass(section, BaseModel):
+            value, inner = _without_unknown(section, value, f"{prefix}{name}.")
+            unknown += inner
+        known[name] = value
+    return known, unknown
 
 
 def _apply_override(options, override):
@@ -221,8 +255,8 @@ def _apply_override(options, override):
         raise UserError(f"--override {override} has a value that is not valid YAML; quote it") from None
 
 
-def _sentence(model, path, error, overrides):
-    """One sentence from pydantic's first complaint."""
+def _sentence(model, where, error, overrides=()):
+    """One sentence from pydantic's first complaint about what `where` names."""
     # Union members appear in pydantic's location too; an option's own names are identifiers of the models.
     known = _known_keys(model)
     parts = [str(part) for part in error["loc"]]
@@ -230,7 +264,7 @@ def _sentence(model, path, error, overrides):
         parts.pop()
     key = ".".join(parts)
     given = [override for override in overrides if override.split("=")[0] == ".".join(parts)]
-    where = f"config {path}" + (f" with --override {' '.join(given)}" if given else "")
+    where += f" with --override {' '.join(given)}" if given else ""
     if error["type"] == "extra_forbidden":
         near = _nearest(key, known)
         return f"{where} has an unknown key {key[:80]}" + (f"; did you mean {near}?" if near else "")

@@ -14,7 +14,7 @@ from failure_directions.captions.analyzer import ClipAnalyzer
 from failure_directions.captions.ranking import describe_directions, rank_captions, z_scores
 from failure_directions.captions.subpopulations import caption_similarity, extreme_latents, subpopulation_accuracy
 from failure_directions.captions.vocabulary import CAPTION_SETS, MAX_CANDIDATES, CaptionGenerator, get_caption_set
-from failure_directions.config_parsing import load_dataset_config
+from failure_directions.config_parsing import SVMConfig, load_dataset_config
 from failure_directions.data.scene_drawing import BACKGROUNDS, COLOURS, SHAPES, caption
 from failure_directions.runtime.english import with_article
 from failure_directions.runtime.errors import UserError
@@ -449,8 +449,9 @@ def test_the_extremes_of_the_rows_are_embedded_for_the_subpopulations(fitter, mi
 
 
 def result(embedding="clip"):
-    result = {"svm_config": {"embedding": embedding}, "dataset_config": {}, "class_names": CLASSES}
-    return SimpleNamespace(result=result)
+    return SimpleNamespace(
+        loaded=SimpleNamespace(svm_config=SVMConfig(embedding=embedding), dataset_config=None, class_names=CLASSES)
+    )
 
 
 def test_the_analyzer_gives_the_top_captions_of_a_result(fitter, write, tmp_path):

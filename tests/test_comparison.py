@@ -19,6 +19,17 @@ VALUES = np.tile(np.linspace(-1, 1, 40), 2)
 SPURIOUS = (np.arange(80) % 4 == 0).astype(np.int64)
 
 
+CONFIG = {
+    "train_beton": "t.beton",
+    "test_beton": "t.beton",
+    "imgsz": 32,
+    "arch": "resnet18",
+    "arch_type": "resnet",
+    "num_classes": 2,
+    "minority": 1,
+}
+
+
 def write_result(path, **changes):
     entry = {
         "preds": torch.from_numpy(CLASSES),
@@ -34,7 +45,7 @@ def write_result(path, **changes):
     }
     content = {
         "args": {"root": "."},
-        "dataset_config": {"train_beton": "t.beton", "minority": 1},
+        "dataset_config": CONFIG,
         "svm_config": {"embedding": "latent"},
         "class_names": ["cat", "dog"],
         "cv_scores": torch.tensor([0.8, 0.7]),

@@ -117,6 +117,17 @@ def test_an_unknown_choice_is_named():
 # ---- the script -----------------------------------------------------------------------------------------------------
 
 
+CONFIG = {
+    "train_beton": "t.beton",
+    "test_beton": "t.beton",
+    "imgsz": 32,
+    "arch": "resnet18",
+    "arch_type": "resnet",
+    "num_classes": 3,
+    "class_names": ["cat", "dog", "owl"],
+}
+
+
 def entry_of(order, start):
     """The entry with its examples in another order, as tensors; `start` is the first index in the beton."""
     columns = {key: torch.from_numpy(np.ascontiguousarray(value[order])) for key, value in ENTRY.items()}
@@ -138,7 +149,7 @@ def result(tmp_path):
         order = np.arange(13)
         content = {
             "args": {"root": str(tmp_path)},
-            "dataset_config": {"train_beton": "t.beton", "unlabeled_beton": "u.beton" if own_pool else None},
+            "dataset_config": {**CONFIG, "unlabeled_beton": "u.beton" if own_pool else None},
             "svm_config": {"embedding": "latent"},
             "class_names": ["cat", "dog", "owl"],
             "cv_scores": torch.tensor([0.8, 0.7, torch.nan]),
@@ -197,8 +208,15 @@ def test_the_filter_takes_suspects_of_the_chosen_classes_away(result, tmp_path):
 
 
 def test_the_minority_among_the_chosen_is_counted(result, tmp_path, capsys):
-    config = {"train_beton": "t.beton", "minority": {"cat": 1}}
-    make("add", result(dataset_config=config), tmp_path / "i.pt", "--per-class", 2, "--by", "svm")
+    make(
+        "add",
+        result(dataset_config={**CONFIG, "minority": {"cat": 1}}),
+        tmp_path / "i.pt",
+        "--per-class",
+        2,
+        "--by",
+        "svm",
+    )
     rows = {line.split()[0]: line.split()[1:] for line in capsys.readouterr().out.splitlines()}
     assert rows["cat"] == ["6", "2", "1"]  # the two lowest are of values 1 and 0
     assert rows["owl"] == ["3", "0", "0", "no", "direction"]

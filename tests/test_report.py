@@ -53,7 +53,8 @@ def save_made_up_result(folder, class_names, per_class, side=32, skip=(), spurio
     entry["skipped_classes"] = {str(c): "only 1 wrong example; cv = 2 needs 2" for c in skip}
     scores = rng.uniform(0.45, 0.9, classes)
     scores[list(skip)] = np.nan
-    config = {"train_beton": "test.beton", "test_beton": "test.beton", "num_classes": classes, "bce": False}
+    model = {"imgsz": side, "arch": "resnet18", "arch_type": "resnet", "num_classes": classes}
+    config = {"train_beton": "test.beton", "test_beton": "test.beton", **model}
     save_pt(
         {
             "args": {"config": "my config.yaml", "root": str(folder)},

@@ -4,18 +4,18 @@ import csv
 import pickle
 import socket
 import tracemalloc
+from dataclasses import replace
 
 import joblib
 import numpy as np
 import pytest
-import torch
 from failure_directions.commands import distil as train_svms
 from failure_directions.directions import job_backends as jobs
 from failure_directions.directions import label_noise
 from failure_directions.directions import results as svm_results
 from failure_directions.directions.job_backends import JobsBackend
 from failure_directions.directions.label_noise import looks_like
-from failure_directions.directions.results import write_split_csv
+from failure_directions.directions.results import SplitResult, write_split_csv
 from failure_directions.runtime.errors import UserError
 from failure_directions.svm_utils import SVMFitter
 from joblib.parallel import ThreadingBackend, register_parallel_backend
@@ -140,26 +140,26 @@ def test_a_class_with_one_validation_image_is_looked_like_by_none(problem):
 def test_a_csv_that_is_made_in_parts_has_every_row_in_order(tmp_path, monkeypatch):
     monkeypatch.setattr(svm_results, "CSV_ROWS", 3)
     rng, names = np.random.default_rng(0), ["cat", "dog"]
-    entry = {
-        "indices": torch.arange(5, 12),
-        "classes": torch.tensor([0, 1, 1, 0, 0, 1, 0]),
-        "preds": torch.tensor([0, 1, 0, 0, 1, 1, 1]),
-        "ytrue": torch.tensor([1, 1, 0, 1, 0, 1, 0]),
-        "ypred": torch.tensor([1, 0, 0, 1, 1, 1, 0]),
-        "confs": torch.from_numpy(rng.random(7, dtype=np.float32)),
-        "decision_values": torch.from_numpy(rng.standard_normal(7)),
-    }
-    write_split_csv(tmp_path / "test.csv", entry, names)
+    split = SplitResult(
+        indices=np.arange(5, 12),
+        classes=np.array([0, 1, 1, 0, 0, 1, 0]),
+        preds=np.array([0, 1, 0, 0, 1, 1, 1]),
+        ytrue=np.array([1, 1, 0, 1, 0, 1, 0]),
+        ypred=np.array([1, 0, 0, 1, 1, 1, 0]),
+        confs=rng.random(7, dtype=np.float32),
+        decision_values=rng.standard_normal(7),
+    )
+    write_split_csv(tmp_path / "test.csv", split, names)
     with open(tmp_path / "test.csv", newline="") as stream:
         rows = list(csv.DictReader(stream))
-    assert [int(row["index"]) for row in rows] == entry["indices"].tolist()
-    assert [names.index(row["class_name"]) for row in rows] == entry["classes"].tolist()
-    assert [names.index(row["pred_name"]) for row in rows] == entry["preds"].tolist()
-    assert [row["flagged"] == "0" for row in rows] == (entry["ypred"] == 1).tolist()
+    assert [int(row["index"]) for row in rows] == split.indices.tolist()
+    assert [names.index(row["class_name"]) for row in rows] == split.classes.tolist()
+    assert [names.index(row["pred_name"]) for row in rows] == split.preds.tolist()
+    assert [row["flagged"] == "0" for row in rows] == (split.ypred == 1).tolist()
     values = [float(row["decision_value"]) for row in rows]
-    np.testing.assert_allclose(values, entry["decision_values"], atol=1e-6)
+    np.testing.assert_allclose(values, split.decision_values, atol=1e-6)
     assert "spurious" not in rows[0]
-    write_split_csv(tmp_path / "test.csv", entry | {"spuriouses": torch.arange(7)}, names)
+    write_split_csv(tmp_path / "test.csv", replace(split, spuriouses=np.arange(7)), names)
     with open(tmp_path / "test.csv", newline="") as stream:
         assert [row["spurious"] for row in csv.DictReader(stream)] == list("0123456")
 

@@ -21,17 +21,21 @@ class ClipAnalyzer:
     """
 
     def __init__(self, proc, svm_model, caption_set, class_names=None, clip=None, device="auto"):
-        svm_config = proc.result["svm_config"]
-        if svm_config["embedding"] != "clip":
+        svm_config = proc.loaded.svm_config
+        if svm_config.embedding != "clip":
             raise UserError(
-                f"captions need directions in CLIP's space, and these are in {svm_config['embedding']!r}; "
+                f"captions need directions in CLIP's space, and these are in {svm_config.embedding!r}; "
                 "run train_svms.py with embedding: clip"
             )
         self.fitter = svm_model if isinstance(svm_model, SVMFitter) else SVMFitter.load(svm_model)
-        self.class_names = list(proc.result["class_names"] if class_names is None else class_names)
+        self.class_names = list(proc.loaded.class_names if class_names is None else class_names)
         self.caption_set = get_caption_set(caption_set) if isinstance(caption_set, str | Path) else caption_set
         self.generators = self.caption_set.for_classes(self.class_names)
-        self.clip = _make_clip(svm_config, proc.result["dataset_config"], device) if clip is None else clip
+        if clip is None:
+            from ..embeddings.clip import clip_of  # open_clip takes seconds to import, and scoring alone needs it not
+
+            clip = clip_of(svm_config, proc.loaded.dataset_config, device)
+        self.clip = clip
 
     def get_svm_style_top_K(self, target_c, caption_type="all", K=10):  # the published name
         """The `K` hardest and easiest captions of class `target_c`, the most extreme first.
@@ -50,15 +54,3 @@ class ClipAnalyzer:
             top[f"{prefix}_captions"] = [ranked.captions[i] for i in chosen]
             top[f"{prefix}_vals"], top[f"{prefix}_latents"] = ranked.scores[chosen], ranked.latents[chosen]
         return top
-
-
-def _make_clip(svm_config, dataset_config, device):
-    from .clip import CLIPProcessor  # open_clip takes seconds to import, and scoring alone does not need it
-
-    return CLIPProcessor(
-        dataset_config["mean"],
-        dataset_config["std"],
-        arch=svm_config["clip_model"],
-        pretrained=svm_config["clip_pretrained"],
-        device=device,
-    )

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..directions.results import SIDES
 from ..runtime.errors import UserError
-
-SIDES = ("hard", "easy")
 
 
 def z_scores(scores):

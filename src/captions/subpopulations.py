@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from .ranking import SIDES
+from ..directions.results import SIDES
 
 SUBPOPULATION_SIZES = tuple(range(20, 201, 20))
 

@@ -130,13 +130,15 @@ def main(argv=None):
         if args.skip_broken:
             sources = leave_out_broken(sources, args.out, name, args.workers)
         written = write_splits(sources, args.out, name, options, args.workers)
+    remark = None
+    if args.source in ("folder", "manifest"):
+        remark = "no config to start from was written: that takes a train and a test (or val) split"
+        if "train" in sources and {"test", "val"} & set(sources):
+            remark = f"config to start from: {write_starter_config(sources, args.out, name)}"
     for split, count in written.items():
         print(f"{Path(args.out) / f'{name}_{split}.beton'}: {count:,} images")
-    if args.source in ("folder", "manifest"):
-        if "train" in sources and {"test", "val"} & set(sources):
-            print(f"config to start from: {write_starter_config(sources, args.out, name)}")
-        else:
-            print("no config to start from was written: that takes a train and a test (or val) split")
+    if remark:
+        print(remark)
 
 
 def image_options(args):

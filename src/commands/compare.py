@@ -42,7 +42,7 @@ def main(argv=None):
         raise UserError(f"--base {args.base} is none of the runs {', '.join(runs)}")
     if args.base:
         runs = {args.base: runs[args.base], **runs}
-    seeds = common_seeds(runs, args.seeds)
+    seeds, left_out = common_seeds(runs, args.seeds)
     processors = {seed: SVMProcessor(args.svm.replace("{seed}", str(seed))) for seed in seeds}
     accuracies = {
         name: [measure(processors[seed], run[seed], f"run {name} with seed {seed}") for seed in seeds]
@@ -56,6 +56,8 @@ def main(argv=None):
             temporary.write_text(markdown(rows, seeds, by_caption), encoding="utf-8")
         save_figure(comparison_figure(rows), beside(out, "png"))
         save_rows(beside(out, "csv"), rows)
+    if left_out:
+        print(f"left out, because some run lacks them: seeds {', '.join(map(str, left_out))}")
     print(format_table(*text_table(rows)))
     print(f"mean over {len(seeds)} seed(s) {', '.join(map(str, seeds))}; all measures: {beside(out, 'csv')}")
 
@@ -74,6 +76,7 @@ def named_runs(paths):
 
 
 def common_seeds(runs, wanted):
+    """The seeds to compare: those `wanted`, or all that every run has; and those that only some have."""
     for name, run in runs.items():
         missing = sorted(set(wanted or ()) - set(run))
         if missing:
@@ -83,9 +86,7 @@ def common_seeds(runs, wanted):
         described = "; ".join(f"{name}: {', '.join(map(str, sorted(run)))}" for name, run in runs.items())
         raise UserError(f"no seed is in all runs ({described}); train them with the same --seed")
     left_out = sorted(set.union(*(set(run) for run in runs.values())) - set(seeds)) if wanted is None else []
-    if left_out:
-        print(f"left out, because some run lacks them: seeds {', '.join(map(str, left_out))}")
-    return seeds
+    return seeds, left_out
 
 
 def text_table(rows, bold="", minus="-"):

@@ -6,13 +6,12 @@ Everything goes to demo/. The commands are printed as they could be typed.
 """
 
 import argparse
-import csv
 import time
 from pathlib import Path
 
 from ..data.scenes import Plant
+from ..directions.results import CaptionRow, MinorityPrecision, read_result, read_table
 from ..runtime.errors import entry_point
-from ..runtime.pt_files import load_pt
 from ..runtime.tables import format_table
 from ..training.run_folders import LAST, latest_version
 from .steps import repeated, run
@@ -59,20 +58,18 @@ def main(argv=None):
 
 def planted_and_found(out):
     """One row a plant: how the minority fares, and how much of what each embedding's direction flags belongs to it."""
-    results = {embedding: load_pt(out / f"scenes_{embedding}.pt", "SVM result") for embedding in SVM_CONFIGS}
-    precision = {embedding: precision_at_10(out / f"scenes_{embedding}_precision.csv") for embedding in SVM_CONFIGS}
+    results = {embedding: read_result(out / f"scenes_{embedding}.pt") for embedding in SVM_CONFIGS}
     rows = []
     for plant in map(Plant.parse, PLANTS):
         row = [plant.shape, f"{plant.kind}, {plant.attribute} {plant.value}"]
         for embedding, result in results.items():
-            c, test = result["class_names"].index(plant.shape), result["test_metrics"]
-            of_class = test["classes"] == c
-            minority, flagged = of_class & (test["spuriouses"] == 1), of_class & (test["ypred"] == 0)
+            c, test = result.class_names.index(plant.shape), result.splits["test"]
+            precision = precision_at_10(out / f"scenes_{embedding}.pt", plant.shape)
+            of_class = test.classes == c
+            minority, flagged = of_class & (test.spuriouses == 1), of_class & test.flagged
             if embedding == "latent":
-                row += [share(minority, of_class), share(test["ytrue"] == 1, minority)]
-                row += [precision[embedding].get((plant.shape, "confidence"))]
-            row += [float(result["cv_scores"][c]), share(minority, flagged)]
-            row += [precision[embedding].get((plant.shape, "svm"))]
+                row += [share(minority, of_class), share(test.ytrue == 1, minority), precision and precision.confidence]
+            row += [float(result.cv_scores[c]), share(minority, flagged), precision and precision.svm]
         rows.append(row)
     header = ["class", "planted", "minority: base rate", "accuracy", "P@10 by confidence"]
     for embedding in SVM_CONFIGS:
@@ -80,31 +77,26 @@ def planted_and_found(out):
     return [name.replace(" ", "\n") for name in header], rows
 
 
-def precision_at_10(path):
-    """(class, ordering) -> precision of the minority on test; without the classes that have no direction."""
-    rows = [row for row in read_csv(path) if row["split"] == "test" and row["k"] == "10"]
-    return {(row["class"], by): float(row[by]) for row in rows for by in ("svm", "confidence")}
+def precision_at_10(result, name):
+    """A class's `MinorityPrecision` among its 10 first test images; None where it has no direction."""
+    rows = read_table(result, MinorityPrecision)
+    return next((row for row in rows if (row.split, row.class_name, row.k) == ("test", name, 10)), None)
 
 
 def hardest_captions(out):
     """The three hardest captions of each planted class."""
-    rows = read_csv(out / "scenes_clip_captions.csv")
+    rows = read_table(out / "scenes_clip.pt", CaptionRow)
     table = [
-        [plant.shape, f"{plant.kind}, {plant.attribute} {plant.value}", row["caption"], float(row["z"])]
+        [plant.shape, f"{plant.kind}, {plant.attribute} {plant.value}", row.caption, row.z]
         for plant in map(Plant.parse, PLANTS)
         for row in rows
-        if (row["class"], row["side"]) == (plant.shape, "hard") and int(row["rank"]) <= 3
+        if (row.class_name, row.side) == (plant.shape, "hard") and row.rank <= 3
     ]
     return ["class", "planted", "caption", "z"], table
 
 
-def read_csv(path):
-    with open(path, newline="") as stream:
-        return list(csv.DictReader(stream))
-
-
 def share(part, whole):
-    """Share of `part` in `whole`, both (N,) bool tensors."""
+    """Share of `part` in `whole`, both (N,) bool."""
     return float((part & whole).sum() / whole.sum()) if whole.any() else None
 
 

@@ -11,19 +11,20 @@ torchrun --nproc-per-node=4 train_svms.py ... shares out the pass of the model a
 """
 
 import argparse
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 
-from ..captions.ranking import SIDES, describe_directions
-from ..captions.subpopulations import caption_similarity, extreme_latents, subpopulation_accuracy
+from ..captions.naming import with_captions
 from ..captions.vocabulary import get_caption_set
-from ..config_parsing import load_dataset_config, load_svm_config, split_overrides
+from ..config_parsing import DatasetConfig, SVMConfig, load_dataset_config, load_svm_config, split_overrides
 from ..data.splits import open_splits
+from ..directions.analysis import analyse, class_table, with_minority
 from ..directions.job_backends import JobsBackend
-from ..directions.label_noise import looks_like
 from ..directions.minority import check_spurious
-from ..directions.results import OutputFiles, class_table, save_result, split_metrics, spurious_tables, write_split_csv
+from ..directions.results import AttributeRate, CaptionRow, MinorityPrecision, OutputFiles, table_rows, write_analysis
 from ..embeddings.cache import EmbeddingCache, cache_folder
 from ..embeddings.spaces import make_embedding
 from ..loaders import make_loader
@@ -32,9 +33,8 @@ from ..runtime.devices import resolve_device
 from ..runtime.distributed import is_main, own_device, process_group
 from ..runtime.environment import environment
 from ..runtime.errors import UserError, entry_point
-from ..runtime.files import check_writable, write_csv, written_together
+from ..runtime.files import check_writable
 from ..runtime.tables import format_table
-from ..svm_utils import SVMFitter
 from ..training.metrics import best_f1_threshold
 
 
@@ -80,6 +80,42 @@ def parse_arguments(argv=None):
 @process_group()
 def main(argv=None):
     args = parse_arguments(argv)
+    inputs = load(args)
+    if not is_main():
+        return  # rank 0 fits the SVMs, in processes of its own on every core
+    found = distil(inputs, args)
+    write_analysis(inputs.files, found)
+    show(found, inputs)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What the arguments name, and what the model and the embedding make of the images.
+
+    Attributes:
+        splits: dict of `Split`; extra: the `Split` of images that were trained on as well, or None.
+        condition: number of the condition to analyse, or None for a task of classes; threshold: its own.
+        predictions: dict split -> `Predictions`, of the condition where there is one.
+        latents: dict split -> (N, d) memory map.
+    """
+
+    files: OutputFiles
+    config: DatasetConfig
+    svm_config: SVMConfig
+    class_names: list
+    condition: int | None
+    threshold: float | None
+    splits: dict
+    extra: Any
+    embedding: Any
+    caption_set: Any
+    jobs_backend: JobsBackend
+    predictions: dict
+    latents: dict
+
+
+def load(args):
+    """Check everything that can be known before work, then run model and embedding over the images: `Inputs`."""
     device = own_device(resolve_device(args.device))
     jobs_backend = JobsBackend.parse(args.jobs_backend)
     overrides, svm_overrides = split_overrides(args.override)
@@ -101,81 +137,57 @@ def main(argv=None):
     caption_set = load_captions(args, svm_config, class_names) if args.captions is not None else None
     checkpoint = load_checkpoint(args.model_path, config)
     embedding = make_embedding(svm_config, config, device)
-
     cache = args.cache or cache_folder(args.model_path, files.result.parent)
     predictions, latents = evaluate(splits, checkpoint.model, embedding, config, device, cache)
-    if not is_main():
-        return  # rank 0 fits the SVMs, in processes of its own on every core
     if condition is not None:
         val = predictions["val"]
         threshold = best_f1_threshold(val.confs[:, condition], val.labels[:, condition] == 1)
         predictions = {name: found.of_condition(condition, threshold) for name, found in predictions.items()}
-        print(f"threshold of {config.names[condition]} with the best F1 on validation: {threshold:.2f}")
-
-    options = svm_config.svm_args
-    fitter = SVMFitter(
-        split_and_search=options.split_and_search,
-        balanced=options.balanced,
-        cv=options.cv,
-        do_normalize=svm_config.normalize,
-        method=svm_config.method,
-        svm_args={"hidden_layer_size": options.hidden_layer_size, "first_layer": options.first_layer},
-        jobs=args.jobs,
+    return Inputs(
+        files=files,
+        config=config,
+        svm_config=svm_config,
+        class_names=class_names,
+        condition=condition,
+        threshold=threshold,
+        splits=splits,
+        extra=extra,
+        embedding=embedding,
+        caption_set=caption_set,
+        jobs_backend=jobs_backend,
+        predictions=predictions,
+        latents=latents,
     )
-    fitter.set_preprocess(latents["train"] if svm_config.whiten else None)
-    with jobs_backend.connected():
-        fitter.fit(
-            preds=predictions["val"].preds,
-            ys=predictions["val"].labels,
-            latents=latents["val"],
-            num_classes=len(class_names),
-        )
 
-    entries = {}
-    for name, found in predictions.items():
-        _, _, metrics = fitter.predict(ys=found.labels, latents=latents[name], preds=found.preds, compute_metrics=True)
-        spurious = splits[name].column("spurious").astype(np.int64) if splits[name].has_spurious else None
-        entries[name] = split_metrics(metrics, found, spurious, fitter.skipped)
-    # For train alone: what an image looks like, and how hard it would be as one of that class (see label_noise).
-    like = looks_like(latents["train"], latents["val"], predictions["val"].labels)
-    _, values = fitter.predict(ys=like, latents=latents["train"])
-    entries["train"] |= {"looks_like": torch.from_numpy(like), "looks_like_values": torch.from_numpy(values)}
-    captions = []
-    if caption_set:
-        captions = describe_directions(fitter, embedding.clip, caption_set, class_names, args.top_k)
-        nearest = extreme_latents(embedding.clip, captions)
-        for name, entry in entries.items():
-            for side, values in caption_similarity(latents[name], entry["classes"].numpy(), nearest).items():
-                entry[f"{side}_similarity"] = torch.from_numpy(values)
-    with written_together(old=files.every()):
-        for name, entry in entries.items():
-            write_split_csv(files.beside(f"{name}.csv"), entry, class_names)
 
-        print(format_table(*class_table(fitter, entries, class_names)))
-        if len(fitter.skipped) == len(class_names):
-            print("no class has a direction: take more validation images, or a lower svm_args.cv")
-        elif svm_config.embedding == "latent":
-            print(
-                "CV scores on penultimate features are high because these features hold the model's own margin; "
-                "they are no measure of how strong a failure is."
-            )
-        if args.spurious:
-            print_spurious(entries, class_names, config.minority if condition is None else None, files)
-        if caption_set:
-            print_captions(captions, class_names, files)
-            write_subpopulations(entries, class_names, files)
-        made_from = {
-            "args": vars(args),
-            "dataset_config": config.model_dump(),
-            "svm_config": svm_config.model_dump(),
-            "train_labels_digest": splits["train"].beton.labels_digest,
-            "environment": environment(),
-        }
-        if extra is not None:
-            made_from["extra_indices"] = torch.from_numpy(extra.indices)
-        # The result itself comes last: where it is, everything beside it is.
-        save_result(files, fitter, entries, made_from, class_names, threshold)
-    print(f"result: {files.result}")
+def distil(inputs, args):
+    """The `Analysis` of the inputs, with the tables that are asked for and with what it was made from."""
+    spurious = {
+        name: split.column("spurious").astype(np.int64) for name, split in inputs.splits.items() if split.has_spurious
+    }
+    found = analyse(
+        inputs.predictions,
+        inputs.latents,
+        inputs.class_names,
+        inputs.svm_config,
+        spurious=spurious,
+        jobs=args.jobs,
+        jobs_backend=inputs.jobs_backend,
+    )
+    if inputs.caption_set:
+        found = with_captions(found, inputs.latents, inputs.embedding.clip, inputs.caption_set, args.top_k)
+    if args.spurious:
+        found = with_minority(found, inputs.config.minority if inputs.condition is None else None)
+    made_from = replace(
+        found.result,
+        dataset_config=inputs.config,
+        args=vars(args),
+        environment=environment(),
+        train_labels_digest=inputs.splits["train"].beton.labels_digest,
+        extra_indices=None if inputs.extra is None else inputs.extra.indices,
+        bce_threshold=inputs.threshold,
+    )
+    return replace(found, result=made_from)
 
 
 def chosen_condition(args, config):
@@ -214,39 +226,42 @@ def evaluate(splits, model, embedding, config, device, folder):
     return predictions, latents
 
 
-def print_spurious(entries, class_names, given, files):
-    """Print and save what the flagged images are made of, and how early the minority comes in each ordering."""
-    shown = "unlabeled" if "unlabeled" in entries else "test"
-    rates, precisions = spurious_tables(entries, class_names, given)
-    for (header, rows), ending, title in (
-        (rates, "spurious.csv", "values of `spurious` in each class"),
-        (precisions, "precision.csv", "precision of the minority among the K first"),
+def show(found, inputs):
+    """Print what was found; every file is there already, because a terminal or pipe may refuse what is printed."""
+    if inputs.condition is not None:
+        name = inputs.config.names[inputs.condition]
+        print(f"threshold of {name} with the best F1 on validation: {inputs.threshold:.2f}")
+    print(format_table(*class_table(found)))
+    if len(found.result.skipped) == len(inputs.class_names):
+        print("no class has a direction: take more validation images, or a lower svm_args.cv")
+    elif inputs.svm_config.embedding == "latent":
+        print(
+            "CV scores on penultimate features are high because these features hold the model's own margin; "
+            "they are no measure of how strong a failure is."
+        )
+    if AttributeRate in found.tables:
+        show_minority(found, inputs.files)
+    if CaptionRow in found.tables:
+        show_captions(found.tables[CaptionRow], inputs.files)
+    print(f"result: {inputs.files.result}")
+
+
+def show_minority(found, files):
+    """Print what the flagged images are made of, and how early the minority comes in each ordering."""
+    shown = "unlabeled" if "unlabeled" in found.result.splits else "test"
+    for kind, title in (
+        (AttributeRate, "values of `spurious` in each class"),
+        (MinorityPrecision, "precision of the minority among the K first"),
     ):
-        path = files.beside(ending)
-        write_csv(path, header, rows)
-        print(f"\n{title}, {shown} (all splits: {path})")
-        print(format_table(header[1:], [row[1:] for row in rows if row[0] == shown]))
-    if not precisions[1]:
+        header, *rows = table_rows(kind, [row for row in found.tables[kind] if row.split == shown])
+        print(f"\n{title}, {shown} (all splits: {files.of(kind)})")
+        print(format_table(header[1:], [row[1:] for row in rows]))
+    if not found.tables[MinorityPrecision]:
         print("no class has a minority: no value of `spurious` is below half its class's mean frequency in train")
 
 
-def print_captions(rows, class_names, files):
-    """Save the captions of `describe_directions` and print the first three a side."""
-    header = ("class", "side", "rank", "caption", "score", "z")
-    table = [[row["class_name"], *(row[key] for key in header[1:])] for row in rows]
-    write_csv(files.beside("captions.csv"), header, table)
-    print(f"\nhardest and easiest captions (all: {files.beside('captions.csv')})")
-    shown = [[name, side, caption, z] for name, side, rank, caption, _, z in table if rank <= 3]
+def show_captions(rows, files):
+    """Print the first three captions a side."""
+    print(f"\nhardest and easiest captions (all: {files.of(CaptionRow)})")
+    shown = [[row.class_name, row.side, row.caption, row.z] for row in rows if row.rank <= 3]
     print(format_table(["class", "side", "caption", "z"], shown, left=3))
-
-
-def write_subpopulations(entries, class_names, files):
-    """Save the model's accuracy on the images nearest to each class's hardest and easiest caption."""
-    rows = []
-    for split in ("val", "test"):
-        entry = entries[split]
-        similarity = {side: entry[f"{side}_similarity"].numpy() for side in SIDES}
-        for row in subpopulation_accuracy(similarity, entry["classes"].numpy(), entry["ytrue"].numpy()):
-            rows += [[split, class_names[row["class"]], side, row["k"], row[side], row["class_mean"]] for side in SIDES]
-    header = ("split", "class", "side", "k", "accuracy", "class_accuracy")
-    write_csv(files.beside("subpopulations.csv"), header, rows)

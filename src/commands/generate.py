@@ -27,7 +27,7 @@ from ..interventions.synthetic import (
     MANIFEST_COLUMNS,
     begin_folder,
     class_prompts,
-    clip_of,
+    clip_options,
     default_model,
     folder_names,
     image_path,
@@ -125,7 +125,7 @@ def main(argv=None):
     complete_arguments(args, proc)
     prompts = {proc.class_names[prompt.c]: prompt for prompt in class_prompts(proc, args.captions, args.encoder_root)}
     pipeline = functools.partial(load_pipeline, model_path(args.model), args.encoder_root, args.device)
-    clip = clip_of(proc, args.device)
+    clip = clip_options(proc, args.device)
     if not manifest.exists():
         check_parts(out, pipeline(), clip, proc, prompts, args)
     begin_folder(out, settings(args, prompts, clip))

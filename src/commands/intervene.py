@@ -20,6 +20,7 @@ import torch
 
 from ..data.index_files import save_index_file
 from ..directions.galleries import SVMProcessor
+from ..directions.results import OutputFiles
 from ..interventions.choosing import (
     CHOICES,
     SCHEMES,
@@ -71,7 +72,7 @@ def main(argv=None):
     if getattr(args, "seed", 0) < 0:
         raise UserError(f"--seed {args.seed} is below 0; give 0 or more")
     proc = SVMProcessor(args.svm)
-    of_result = (proc.path, proc.path.with_name(f"{proc.path.stem}_model.pt"))
+    of_result = (proc.path, OutputFiles(proc.path).model)
     if Path(args.out).resolve() in [path.resolve() for path in of_result]:
         raise UserError(f"--out {args.out} is the result itself; name another file")
     if "train" not in proc.splits:
@@ -111,7 +112,7 @@ def write_added(args, proc):
     """The result's splits, with images of the pool moved to train."""
     if args.per_class < 1:
         raise UserError(f"--per-class {args.per_class} adds nothing; give 1 or more")
-    if "unlabeled_metrics" not in proc.result:
+    if "unlabeled" not in proc.loaded.splits:
         raise UserError(f"{args.svm} has no extra pool to choose from; make it again with train_svms.py --unlabeled")
     proc = SVMProcessor(args.svm, get_unlabeled=True)
     pool = chosen_classes(proc.metrics("unlabeled"), args, proc)
@@ -124,10 +125,10 @@ def write_added(args, proc):
         )
     splits = splits_of(proc)
     # A pool in a beton of its own is added as `extra_indices`; one in the train beton becomes part of train.
-    added = "extra_indices" if proc.dataset_config.get("unlabeled_beton") else "train_indices"
+    added = "extra_indices" if proc.loaded.dataset_config.unlabeled_beton else "train_indices"
     splits[added] = np.concatenate([splits.get(added, np.array([], np.int64)), pool["indices"][chosen]])
     splits["unlabeled_indices"] = np.delete(pool["indices"], chosen)
-    save_index_file(args.out, splits, proc.result.get("train_labels_digest"))
+    save_index_file(args.out, splits, proc.loaded.train_labels_digest)
     is_chosen = np.isin(np.arange(len(order)), chosen)
     print_counts(proc, pool, is_chosen, "added", args)
     counts = np.bincount(pool["classes"][chosen], minlength=proc.num_classes)
@@ -151,7 +152,7 @@ def write_filtered(args, proc):
             )
     splits = splits_of(proc)
     splits["train_indices"] = splits["train_indices"][~suspected]
-    save_index_file(args.out, splits, proc.result.get("train_labels_digest"))
+    save_index_file(args.out, splits, proc.loaded.train_labels_digest)
     print_counts(proc, train, suspected, "left out", args)
 
 
@@ -179,8 +180,8 @@ def minority_of(args, proc, entry):
 def splits_of(proc):
     """The index arrays that a result was made from."""
     splits = {f"{name}_indices": proc.metrics(name)["indices"] for name in proc.splits if name != "test"}
-    if "extra_indices" in proc.result:
-        splits["extra_indices"] = proc.result["extra_indices"].numpy()
+    if proc.loaded.extra_indices is not None:
+        splits["extra_indices"] = proc.loaded.extra_indices
     return splits
 
 

@@ -133,7 +133,7 @@ def biases(args, reader):
     ]
     write_csv(out / "biases.csv", header, rows)
     none = f"No feature has {args.factor:g} times the median weight of its class."
-    print(format_table(header, rows) if rows else none)
+    tables = [format_table(header, rows) if rows else none]
     if is_text:
         header = ["class", "word", "effect", "share", "times the median", "sentences"]
         rows = [
@@ -149,11 +149,12 @@ def biases(args, reader):
         ]
         write_csv(out / "bias_words.csv", header, rows)
         shown = [row for name in names for row in [row for row in rows if row[0] == name][:10]]
-        print("\nWords with an outsized effect on a class's score, by way of all its features (at most 10 a class)\n")
-        print(format_table(header, shown))
+        title = "\nWords with an outsized effect on a class's score, by way of all its features (at most 10 a class)\n"
+        tables += [title, format_table(header, shown)]
     for c in sorted({bias.class_number for bias in found}):
         features = [bias.number for bias in found if bias.class_number == c][:5]
         save_figure(image_rows_figure(reader.describe(c, features), names[c]), out / f"biases_{c}.png")
+    print("\n".join(tables))
     print(f"result: {out}")
 
 
@@ -174,10 +175,9 @@ def change_examples(args, reader):
         raise UserError(f"no {args.split} example is predicted as {args.class_name}; take another class or split")
     if isinstance(reader, ImageReader) and (args.words or args.replace_with):
         raise UserError("--words and --replace-with are for text; in images the feature is set to its mean")
-    print(f"feature {feature}, weight {weight[feature]:+.3f} in {args.class_name}")
     if words_are_read(args, reader):
         replacements = choose_replacements(args, reader, feature, weight[feature])
-        print("replaced: " + ", ".join(f"{word} -> {other or '(left out)'}" for word, other in replacements.items()))
+        how = "replaced: " + ", ".join(f"{word} -> {other or '(left out)'}" for word, other in replacements.items())
         found = counterfactual([reader.texts[i] for i in positions], replacements, reader.probabilities)
         if not len(found.positions):
             raise UserError(
@@ -185,7 +185,7 @@ def change_examples(args, reader):
                 "--words"
             )
     else:
-        print("the feature is set to its mean")
+        how = "the feature is set to its mean"
         found = without_feature(reader.rows(positions), reader.layer, feature)
     names = reader.class_names
     header = ["example", f"{args.class_name} before", "after", "predicted after"]
@@ -202,6 +202,8 @@ def change_examples(args, reader):
     write_csv(out / "counterfactual.csv", [*header, *(["text", "changed"] if found.texts else [])], rows)
     save_figure(before_after_figure(found.before, found.after, (c, args.class_name)), out / "counterfactual.png")
     shown = [[*row[:4], *(_short(changed) for changed in row[5:])] for row in rows[:10]]
+    print(f"feature {feature}, weight {weight[feature]:+.3f} in {args.class_name}")
+    print(how)
     print(format_table([*header, *[""] * (found.texts is not None)], shown))
     print(
         f"flipped: {found.flipped.sum()} of {len(rows)}; mean probability of {args.class_name}: "

@@ -6,7 +6,8 @@ failure-directions report --svm results/cifar_svm.pt --report results/cifar_repo
 import argparse
 from pathlib import Path
 
-from ..directions.galleries import SPLITS, SVMProcessor
+from ..data import SPLITS
+from ..directions.galleries import SVMProcessor
 from ..report.page import write_report
 from ..runtime.errors import UserError, entry_point
 from ..runtime.figures import FORMATS
@@ -40,23 +41,27 @@ def main(argv=None):
         raise UserError("nothing to make: give --report FILE.html, --figures DIR, or both")
     if args.report and Path(args.report).exists() and Path(args.report).samefile(args.svm):
         raise UserError(f"--report {args.report} is the result itself; name an HTML file")
+    made = []
     if args.report:
         path = write_report(args.svm, args.report, args.root, args.split, args.compared, args.sparse)
-        print(f"report: {path} ({path.stat().st_size / 1e6:.1f} MB)")
+        made.append(f"report: {path} ({path.stat().st_size / 1e6:.1f} MB)")
     if args.figures:
-        write_figures(args)
+        made += write_figures(args)
+    print("\n".join(made))
 
 
 def write_figures(args):
-    """One figure a class that has a direction, named by its number: names may hold anything."""
+    """One figure a class that has a direction, named by its number: names may hold anything. Returns what to say."""
+    made = []
     folder = Path(args.figures)
     check_writable(folder / "extremes")
     proc = SVMProcessor(args.svm, args.root, get_unlabeled=args.split == "unlabeled")
     chosen = [proc.class_number(name) for name in args.classes] if args.classes else range(proc.num_classes)
     for c in chosen:
         if c in proc.skipped and not args.classes:
-            print(f"no figure of {proc.class_names[c]}: {proc.skipped[c]}")
+            made.append(f"no figure of {proc.class_names[c]}: {proc.skipped[c]}")
             continue
         path = folder / f"extremes_{c}.{args.format}"
         proc.display_extremes(c, args.split, args.rows, args.columns, path)
-        print(f"{proc.class_names[c]}: {path}")
+        made.append(f"{proc.class_names[c]}: {path}")
+    return made

@@ -116,8 +116,6 @@ def main(argv=None):
             check_writable(path)
 
     task = open_task(args, device)
-    for remark in (*unused_flags(args), *task.remarks):
-        print(remark)
     features = {split: cached_features(cache / split, task, split, device) for split in task.inputs}
     pairs = {split: (features[split], task.inputs[split].labels) for split in features}
     path = elastic_net_path(
@@ -142,6 +140,8 @@ def main(argv=None):
         save_figure(sparsity_figure(nonzeros, curves, chosen, dense), out / "path.png")
         if args.write_checkpoint:
             write_checkpoint(args, task, path, chosen)
+    for remark in (*unused_flags(args), *task.remarks):
+        print(remark)
     print(format_table(*summary_table(path, chosen, dense)))
     if dense is None:
         print("The model's own head is not shown: its outputs are not these classes.")

@@ -7,10 +7,11 @@ import yaml
 
 from ..runtime.errors import UserError
 from ..runtime.files import atomic_path, check_writable, write_csv, written_together
+from . import SPLITS
 from .beton_writer import ImageOptions, write_beton
 from .betons import open_beton
 from .image_sources import without_broken
-from .scenes import SPLITS, TRUTH_COLUMNS, make_split, truth_rows
+from .scenes import TRUTH_COLUMNS, make_split, truth_rows
 
 _SAMPLE = 2000  # images that mean and deviation are measured on
 

@@ -18,9 +18,9 @@ from tqdm import tqdm
 
 from ..runtime.english import some
 from ..runtime.errors import UserError
+from . import SPLITS
 from .images import read_image
 
-SPLITS = ("train", "val", "test", "unlabeled")
 # Columns that manifests of generate_images.py have beside path and label; they are not read.
 GENERATED = ("class", "prompt", "seed", "similarity", "object", "shift")
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm"}

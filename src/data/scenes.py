@@ -11,6 +11,7 @@ from numbers import Integral
 import numpy as np
 
 from ..runtime.errors import UserError
+from . import SPLITS
 from .scene_drawing import BACKGROUNDS, COLOURS, SHAPES, caption, draw
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -19,7 +20,6 @@ from .scene_drawing import BACKGROUNDS, COLOURS, SHAPES, caption, draw
 
 KINDS = ("correlation", "rare", "noise")
 ATTRIBUTES = {"colour": COLOURS, "background": BACKGROUNDS}
-SPLITS = ("train", "val", "test", "unlabeled")
 VALIDATIONS = ("natural", "balanced", "skewed")
 TRUTH_COLUMNS = (
     "index",

@@ -8,26 +8,18 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image
 
 from ..data.betons import open_beton
 from ..runtime.english import some
 from ..runtime.errors import UserError
 from ..runtime.figures import save_figure
-from ..runtime.pt_files import FLOATS, INTEGERS, is_plain, is_plain_tensor, load_pt
+from ..runtime.pt_files import is_plain_tensor
 from .gallery_figure import extremes_figure
 from .minority import minority_values
+from .results import as_result, read_content
 
-SPLITS = ("train", "val", "test", "unlabeled")
 ORDERINGS = ("svm", "confidence")
-MOST_EXAMPLES = 10**9  # of a beton: a larger index would make an intervention fill the memory
-
-_RESULT_KEYS = ("args", "dataset_config", "svm_config", "class_names", "cv_scores")
-_SPLIT_KEYS = ("preds", "classes", "confs", "ytrue", "ypred", "decision_values", "indices", "skipped_classes")
-_OPTIONAL_KEYS = ("spuriouses", "looks_like", "looks_like_values", "hard_similarity", "easy_similarity")
-_MAY_BE_NAN = (*_OPTIONAL_KEYS[2:], "decision_values")  # of a class that was skipped
-_MAKE_AGAIN = "make it with train_svms.py of this version"
 
 
 class MissingBeton(UserError):
@@ -43,26 +35,23 @@ class SVMProcessor:
     result_path: `OUT.pt`. root: folder of the betons; by default the `--root` that the result was made with.
     get_unlabeled: also load the unlabeled pool, which must be in the result.
 
-    Attributes: `result`, the file's dict; `class_names`; `cv_scores` float64 (num_classes,), NaN where skipped;
-    `skipped`, a dict class -> reason; `splits`, names of the splits there are.
-    Raises `UserError` for a file of another kind or version, naming what it lacks.
+    Attributes: `result`, the file's dict; `loaded`, the same as a `Result`; `class_names`; `cv_scores` float64
+    (num_classes,), NaN where skipped; `skipped`, a dict class -> reason; `splits`, names of the splits there are.
+    Raises `UserError` for a file of another kind or a newer format, and for one that lacks something, naming it.
     """
 
     def __init__(self, result_path, root=None, get_unlabeled=False):
         self.path = Path(result_path)
-        self.result = load_pt(self.path, "SVM result", _MAKE_AGAIN)
-        self._check_result()
-        self.args = self.result["args"]
+        self.result = read_content(self.path)
+        self.loaded = as_result(self.result, self.path)
+        self.args = self.loaded.args
         self.root = Path(self.args.get("root", ".") if root is None else root)
-        self.class_names = self.result["class_names"]
-        self.cv_scores = self.result["cv_scores"].numpy()
-        self.splits = tuple(
-            name for name in SPLITS if f"{name}_metrics" in self.result and (get_unlabeled or name != "unlabeled")
-        )
+        self.class_names, self.cv_scores = self.loaded.class_names, self.loaded.cv_scores
+        self.skipped = self.loaded.skipped
+        self.splits = tuple(name for name in self.loaded.splits if get_unlabeled or name != "unlabeled")
         if get_unlabeled and "unlabeled" not in self.splits:
             raise UserError(f"{self.path} has no unlabeled pool; run train_svms.py with --unlabeled, or leave it out")
         self._metrics, self._orders, self._images = {}, {}, {}
-        self.skipped = {int(c): reason for c, reason in self.metrics(self.splits[0])["skipped_classes"].items()}
 
     @property
     def num_classes(self):
@@ -78,7 +67,7 @@ class SVMProcessor:
     def metrics(self, split):
         """A split's entry (docs/formats.md) with arrays for tensors. Raises `UserError` where there is none."""
         if split not in self.splits:
-            remedy = "; give get_unlabeled=True" if f"{split}_metrics" in self.result else ""
+            remedy = "; give get_unlabeled=True" if split in self.loaded.splits else ""
             raise UserError(f"{self.path} has no split {split!r}, only {', '.join(self.splits)}{remedy}")
         if split not in self._metrics:
             entry = self.result[f"{split}_metrics"]
@@ -88,7 +77,8 @@ class SVMProcessor:
 
     def minority(self):
         """The minority's values of `spurious` in each class, a list of sets: the config's, or by the rule, on train."""
-        given = None if self.dataset_config.get("bce") else self.dataset_config.get("minority")
+        config = self.loaded.dataset_config
+        given = None if config.bce else config.minority
         train = self.metrics("train")
         if given is None and "spuriouses" not in train:
             return [set() for _ in range(self.num_classes)]
@@ -130,8 +120,8 @@ class SVMProcessor:
 
     def beton_path(self, split):
         """Where the split's beton should be."""
-        config = self.dataset_config
-        return self.root / (config.get(f"{split}_beton") or config["train_beton"])
+        config = self.loaded.dataset_config
+        return self.root / (getattr(config, f"{split}_beton") or config.train_beton)
 
     def images(self, split, positions):
         """The stored images, uint8 (H, W, 3) RGB each, at `positions` in the split; an iterator.
@@ -157,8 +147,8 @@ class SVMProcessor:
                 f"{len(beton)} examples; {remedy}"
             )
         labels = beton.column("label")
-        bce = self.dataset_config.get("bce")
-        if labels.ndim != 1 + bool(bce) or (bce and self.args["bce_class"] >= labels.shape[1]):
+        bce = self.loaded.dataset_config.bce
+        if labels.ndim != 1 + bce or (bce and self.args["bce_class"] >= labels.shape[1]):
             raise UserError(f"beton {path} has labels of another kind than {self.path}; {remedy}")
         if bce:
             labels = labels[:, self.args["bce_class"]]
@@ -210,97 +200,6 @@ class SVMProcessor:
             save_figure(figure, filename)
         return figure
 
-    # ---- checks -------------------------------------------------------------------------------------------------
-
-    def _check_result(self):
-        result = self.result if isinstance(self.result, dict) else {}
-        missing = [key for key in _RESULT_KEYS if key not in result]
-        there = [name for name in SPLITS if f"{name}_metrics" in result]
-        if not there:
-            missing.append("test_metrics")
-        for name in there:
-            entry = result[f"{name}_metrics"] if isinstance(result[f"{name}_metrics"], dict) else {}
-            missing += [f"{name}_metrics['{key}']" for key in _SPLIT_KEYS if key not in entry]
-        if missing:
-            raise UserError(f"{self.path} is not an SVM result: it lacks {some(missing)}; {_MAKE_AGAIN}")
-        kinds = {
-            "args": dict,
-            "dataset_config": dict,
-            "svm_config": dict,
-            "class_names": list,
-            "cv_scores": torch.Tensor,
-        }
-        for key, kind in kinds.items():
-            if not isinstance(result[key], kind):
-                raise UserError(f"{self.path} is damaged: {key} is a {type(result[key]).__name__}; {_MAKE_AGAIN}")
-        self._check_options(result)
-        names, scores = result["class_names"], result["cv_scores"]
-        if not is_plain(names) or not all(map(_is_text, names)) or len(set(names)) < len(names):
-            raise self._damaged("class_names is not a list of different names")
-        if not is_plain_tensor(scores, 1, FLOATS) or len(scores) != len(names) or scores.isinf().any():
-            raise self._damaged(f"cv_scores is not one number for each of {len(names)} class_names")
-        for name in there:
-            self._check_split(f"{name}_metrics", result[f"{name}_metrics"], len(names))
-        extra = result.get("extra_indices", torch.arange(0))
-        if not is_plain_tensor(extra, 1, INTEGERS) or (extra < 0).any():
-            raise self._damaged("extra_indices is not a list of positions")
-        if not isinstance(result.get("train_labels_digest", ""), str):
-            raise self._damaged("train_labels_digest is not text")
-
-    def _check_options(self, result):
-        """What is read of the command line and the configs; most of it is there to be shown alone."""
-        args, config, svm_config = (result[key] for key in ("args", "dataset_config", "svm_config"))
-        for key in ("args", "dataset_config", "svm_config"):
-            if not is_plain(result[key]):
-                raise self._damaged(f"{key} holds more than text and numbers")
-        texts = {"args root": args.get("root", "."), "svm_config embedding": svm_config.get("embedding")}
-        texts["dataset_config train_beton"] = config.get("train_beton")
-        for split in ("val", "test", "unlabeled"):
-            texts[f"dataset_config {split}_beton"] = config.get(f"{split}_beton") or ""
-        for what, value in texts.items():
-            if not isinstance(value, str):
-                raise self._damaged(f"{what} is not text")
-        if config.get("bce") and not (isinstance(args.get("bce_class"), int) and args["bce_class"] >= 0):
-            raise self._damaged("args bce_class is not the number of a condition")
-        minority = config.get("minority")
-        for values in minority.values() if isinstance(minority, dict) else [minority]:
-            numbers = values if isinstance(values, list) else [0 if values is None else values]
-            if not all(isinstance(number, int) and abs(number) < 2**63 for number in numbers):
-                raise self._damaged("dataset_config minority is not a number or list of numbers")
-
-    def _check_split(self, where, entry, num_classes):
-        """One number an example of the right kind in every column, those that not every result has included."""
-        if not is_plain_tensor(entry["indices"], 1, INTEGERS) or not len(entry["indices"]):
-            raise self._damaged(f"{where}['indices'] is not one whole number an example")
-        below = {
-            "preds": num_classes,
-            "classes": num_classes,
-            "looks_like": num_classes,
-            "ytrue": 2,
-            "ypred": 2,
-            "indices": MOST_EXAMPLES,
-        }
-        for key in (*_SPLIT_KEYS, *_OPTIONAL_KEYS):
-            if key not in entry or key == "skipped_classes":
-                continue
-            column, whole = entry[key], key in below or key == "spuriouses"
-            if not is_plain_tensor(column, 1, INTEGERS if whole else FLOATS) or len(column) != len(entry["indices"]):
-                raise self._damaged(f"{where}['{key}'] is not one {'whole ' * whole}number an example")
-            if key in below and ((column < 0) | (column >= below[key])).any():
-                raise self._damaged(f"{where}['{key}'] holds other than the numbers it should")
-            if not whole and (column.isinf() | (column.isnan() & (key not in _MAY_BE_NAN))).any():
-                raise self._damaged(f"{where}['{key}'] holds NaN or infinity")
-        for one, other in (("looks_like", "looks_like_values"), ("hard_similarity", "easy_similarity")):
-            if (one in entry) != (other in entry):
-                raise self._damaged(f"{where} has one of {one} and {other} alone")
-        skipped = entry["skipped_classes"]
-        reasons = skipped if isinstance(skipped, dict) and is_plain(skipped) else {"": None}
-        if not set(reasons) <= {str(c) for c in range(num_classes)} or not all(map(_is_text, reasons.values())):
-            raise self._damaged(f"{where}['skipped_classes'] is not a reason for each class that was skipped")
-
-    def _damaged(self, how):
-        return UserError(f"{self.path} is damaged: {how}; {_MAKE_AGAIN}")
-
 
 class StoredImages:
     """The images of a beton as they were stored: `images[i]` is uint8 (H, W, 3), RGB, without crop or normalisation.
@@ -341,10 +240,6 @@ def ends(order, count):
     """At most `count` from each end of an ordering, each end first, never the same in both: two arrays."""
     from_start = order[: min(count, (len(order) + 1) // 2)]
     return from_start, order[::-1][: min(count, len(order) - len(from_start))]
-
-
-def _is_text(value):
-    return isinstance(value, str)
 
 
 def _short(name, most=16):

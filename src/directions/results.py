@@ -1,30 +1,212 @@
-"""What `train_svms.py` leaves behind and shows: `OUT.pt`, `OUT_model.pt`, one CSV a split, and tables."""
+"""A result's files, written and read here alone: `OUT.pt`, `OUT_model.pt` and the CSVs beside them.
 
-from dataclasses import dataclass
+What is in them is told in docs/formats.md. A file says with which `FORMAT` it was written; those without that key are
+of the first.
+"""
+
+import csv
+import warnings
+from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
+from ..config_parsing import DatasetConfig, SVMConfig, stored_config
+from ..data import SPLITS
+from ..runtime.english import some
 from ..runtime.errors import UserError
-from ..runtime.files import write_csv
-from ..runtime.pt_files import save_pt
-from .class_fit import balanced_accuracy
-from .minority import attribute_rates, minority_precision, minority_values
+from ..runtime.files import write_csv, written_together
+from ..runtime.pt_files import FLOATS, INTEGERS, is_plain, is_plain_tensor, load_pt, save_pt
 
+FORMAT = 2
+SIDES = ("hard", "easy")  # of a direction
+MAKE_AGAIN = "make it with train_svms.py of this version"
 CSV_ROWS = 2**14  # made at a time
+MOST_EXAMPLES = 10**9  # of a beton: a larger index would make an intervention fill the memory
 
-_CSV_KEYS = ("indices", "classes", "preds", "ytrue", "confs", "decision_values", "ypred", "spuriouses")
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What the files hold
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class SplitResult:
+    """One split of a result: N examples, what they are, what the model says, and how hard they look to the SVM.
+
+    Attributes:
+        accuracy, balanced_accuracy, confusion_matrix, indiv_accs: of the SVM, as `svm_metrics` gives them.
+        ytrue, ypred: (N,) int64, 1 where the base model is right; 1 where the SVM says so.
+        decision_values: (N,) float64, negative is hard, flagged is at or below 0; NaN in a skipped class.
+        preds, classes: (N,) int64, predicted and true class.
+        confs: (N,) float, the base model's probability of the true class.
+        indices: (N,) int64, the examples' `index` in their beton.
+        spuriouses: (N,) int64, where the beton has the field.
+        looks_like, looks_like_values: (N,) int64 and float64, train only: see `label_noise`.
+        hard_similarity, easy_similarity: (N,) float64, with captions: see `captions.subpopulations`.
+    """
+
+    accuracy: float | None = None
+    balanced_accuracy: float | None = None
+    confusion_matrix: np.ndarray | None = None
+    indiv_accs: np.ndarray | None = None
+    ytrue: np.ndarray
+    ypred: np.ndarray
+    decision_values: np.ndarray
+    preds: np.ndarray
+    classes: np.ndarray
+    confs: np.ndarray
+    indices: np.ndarray
+    spuriouses: np.ndarray | None = None
+    looks_like: np.ndarray | None = None
+    looks_like_values: np.ndarray | None = None
+    hard_similarity: np.ndarray | None = None
+    easy_similarity: np.ndarray | None = None
+
+    def __len__(self):
+        return len(self.indices)
+
+    @property
+    def flagged(self):
+        """(N,) bool: the SVM says that the base model is wrong."""
+        return self.ypred == 0
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Result:
+    """The failures of a model: what `OUT.pt` holds.
+
+    Attributes:
+        class_names: list of K strings.
+        cv_scores: (K,) float64, NaN where a class was skipped.
+        skipped: dict class -> reason.
+        splits: dict split -> `SplitResult`, in the order of `SPLITS`.
+        dataset_config, svm_config: what it was made with; keys that this version does not know are left out.
+        args: the command line, a dict. environment: see `runtime.environment`.
+        train_labels_digest: hash of the train beton's labels, which ties interventions to it.
+        extra_indices: (n,) int64, examples of the unlabeled beton that were trained on, where there are any.
+        bce_threshold: of the condition that was analysed, where it is one.
+    """
+
+    class_names: list
+    cv_scores: np.ndarray
+    skipped: dict
+    splits: dict
+    dataset_config: DatasetConfig | None = None
+    svm_config: SVMConfig | None = None
+    args: dict = field(default_factory=dict)
+    environment: dict = field(default_factory=dict)
+    train_labels_digest: str | None = None
+    extra_indices: np.ndarray | None = None
+    bce_threshold: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttributeRate:
+    """A row of `OUT_spurious.csv`; see `minority.attribute_rates`."""
+
+    ending = "spurious.csv"
+
+    split: str
+    class_name: str
+    value: int
+    minority: int
+    count: int
+    base_rate: float
+    share_of_flagged: float
+    flagged_share: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class MinorityPrecision:
+    """A row of `OUT_precision.csv`; see `minority.minority_precision`."""
+
+    ending = "precision.csv"
+
+    split: str
+    class_name: str
+    k: int
+    svm: float
+    confidence: float
+    base_rate: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptionRow:
+    """A row of `OUT_captions.csv`; rank 1 is the most extreme of its side."""
+
+    ending = "captions.csv"
+
+    class_name: str
+    side: str
+    rank: int
+    caption: str
+    score: float
+    z: float
+
+    def __post_init__(self):
+        _check_side(self.side)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SubpopulationRow:
+    """A row of `OUT_subpopulations.csv`: the base model's accuracy on the K images nearest to a side's caption.
+
+    Files of early versions, which are of one split, do not say of which.
+    """
+
+    ending = "subpopulations.csv"
+
+    split: str = ""
+    class_name: str
+    side: str
+    k: int
+    accuracy: float
+    class_accuracy: float
+
+    def __post_init__(self):
+        _check_side(self.side)
+
+
+def _check_side(side):
+    if side not in SIDES:
+        raise ValueError(f"side is {side!r}")
+
+
+TABLES = (AttributeRate, MinorityPrecision, CaptionRow, SubpopulationRow)
+
+
+@dataclass(frozen=True, eq=False)
+class Analysis:
+    """All that a result's files hold.
+
+    Attributes:
+        result: a `Result`.
+        fitter: the fitted `SVMFitter`.
+        tables: dict kind of row, one of `TABLES` -> list of rows.
+    """
+
+    result: Result
+    fitter: Any
+    tables: dict = field(default_factory=dict)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Where they are
+# ---------------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class OutputFiles:
-    """The files of a result, named after `--out-file`: `OUT` with or without `.pt`."""
+    """The files of a result; `result` is the path of `OUT.pt`."""
 
     result: Path
 
     @classmethod
     def named(cls, out_file):
+        """The files that `--out-file` names: `OUT` with or without `.pt`."""
         path = Path(out_file)
         if path.name in ("", "..") or path.is_dir():
             raise UserError(f"--out-file {out_file} names no file; give one such as results/cifar_svm.pt")
@@ -40,149 +222,303 @@ class OutputFiles:
         """`OUT_ending` in the same folder."""
         return self.result.with_name(f"{self.result.stem}_{ending}")
 
+    def of(self, kind):
+        """The CSV of one of `TABLES`."""
+        return self.beside(kind.ending)
+
     def every(self):
         """The paths of all that there may be, but for the directions: `OUT.pt` first, then what is said beside it."""
-        endings = [f"{split}.csv" for split in ("train", "val", "test", "unlabeled")]
-        endings += ["spurious.csv", "precision.csv", "captions.csv", "subpopulations.csv"]
-        return [self.result, *map(self.beside, endings)]
+        return [self.result, *(self.beside(f"{split}.csv") for split in SPLITS), *map(self.of, TABLES)]
 
 
-def split_metrics(fitter_metrics, predictions, spurious, skipped):
-    """One split's entry in `OUT.pt`.
-
-    Args:
-        fitter_metrics: dict from `SVMFitter.predict`.
-        predictions: `Predictions` with a class and a confidence an example (for BCE: of the chosen condition).
-        spurious: (N,) ints or None.
-        skipped: dict class -> reason.
-    """
-    entry = {
-        **fitter_metrics,
-        "preds": predictions.preds,
-        "classes": predictions.labels,
-        "confs": predictions.confs,
-        "indices": predictions.indices,
-    }
-    if spurious is not None:
-        entry["spuriouses"] = spurious
-    entry = {key: torch.from_numpy(value) if isinstance(value, np.ndarray) else value for key, value in entry.items()}
-    return {**entry, "skipped_classes": {str(c): reason for c, reason in skipped.items()}}
+# ---------------------------------------------------------------------------------------------------------------------
+# Writing
+# ---------------------------------------------------------------------------------------------------------------------
 
 
-def save_result(files, fitter, split_entries, made_from, class_names, bce_threshold=None):
-    """Write `OUT.pt` and `OUT_model.pt`.
+def write_analysis(files, found):
+    """Write all files of an `Analysis`; they get their names together, in the end, or none of them does."""
+    with written_together(old=files.every()):
+        for name, split in found.result.splits.items():
+            write_split_csv(files.beside(f"{name}.csv"), split, found.result.class_names)
+        for kind, rows in found.tables.items():
+            write_table(files.of(kind), kind, rows)
+        # The result itself comes last: where it is, everything beside it is.
+        write_result(files, found.result, found.fitter)
 
-    Args:
-        fitter: a fitted `SVMFitter`.
-        split_entries: dict split -> `split_metrics`.
-        made_from: dict of the command line (`args`), `dataset_config`, `svm_config` and `environment`, each a dict.
-    """
+
+def write_result(files, result, fitter):
+    """Write `OUT_model.pt` and `OUT.pt`."""
     state = fitter.state()
-    result = {
-        **made_from,
-        "class_names": list(class_names),
+    content = {"format": FORMAT, "args": result.args}
+    for name in ("dataset_config", "svm_config"):
+        if getattr(result, name) is not None:
+            content[name] = getattr(result, name).model_dump()
+    content |= {
+        "environment": result.environment,
+        "class_names": list(result.class_names),
         "stats": {key: state[key] for key in ("mean", "std", "normalize")},
         "cv_scores": state["cv_scores"],
     }
-    if bce_threshold is not None:
-        result["bce_threshold"] = bce_threshold
-    for name, entry in split_entries.items():
-        result[f"{name}_metrics"] = entry
-        result[f"predicted_{name}_errors"] = entry["ypred"] == 0
+    for name in ("train_labels_digest", "extra_indices", "bce_threshold"):
+        if getattr(result, name) is not None:
+            content[name] = _as_stored(getattr(result, name))
+    skipped = {str(c): reason for c, reason in result.skipped.items()}
+    for name, split in result.splits.items():
+        columns = {key: _as_stored(value) for key, value in vars(split).items() if value is not None}
+        content[f"{name}_metrics"] = columns | {"skipped_classes": skipped}
+        content[f"predicted_{name}_errors"] = torch.from_numpy(split.flagged)
     save_pt(state, files.model)
-    save_pt(result, files.result)
+    save_pt(content, files.result)
 
 
-def write_split_csv(path, entry, class_names):
-    """One row an example: what it is, what the model says, and how hard it looks to the SVM."""
+def _as_stored(value):
+    return torch.from_numpy(value) if isinstance(value, np.ndarray) else value
+
+
+def write_split_csv(path, split, class_names):
+    """One row an example of a `SplitResult`: what it is, what the model says, and how hard it looks to the SVM."""
     # In parts: a million rows of Python's numbers and texts take 600 MB.
-    starts = range(0, len(entry["indices"]), CSV_ROWS)
-    parts = (_csv_columns(entry, class_names, slice(start, start + CSV_ROWS)) for start in starts)
-    header = _csv_columns(entry, class_names, slice(0))
+    parts = (_csv_columns(split, class_names, slice(i, i + CSV_ROWS)) for i in range(0, len(split), CSV_ROWS))
+    header = _csv_columns(split, class_names, slice(0))
     write_csv(path, header, (row for columns in parts for row in zip(*columns.values(), strict=True)))
 
 
-def _csv_columns(entry, class_names, rows):
+def _csv_columns(split, class_names, rows):
     """Column name -> list of the values in these rows, a slice."""
-    part = {key: entry[key][rows].tolist() for key in _CSV_KEYS if key in entry}
+    classes, preds = split.classes[rows].tolist(), split.preds[rows].tolist()
     columns = {
-        "index": part["indices"],
-        "class": part["classes"],
-        "class_name": [class_names[c] for c in part["classes"]],
-        "pred": part["preds"],
-        "pred_name": [class_names[c] for c in part["preds"]],
-        "correct": part["ytrue"],
-        "conf": [f"{value:.6f}" for value in part["confs"]],
-        "decision_value": [f"{value:.6f}" for value in part["decision_values"]],
-        "flagged": [1 - says_right for says_right in part["ypred"]],
+        "index": split.indices[rows].tolist(),
+        "class": classes,
+        "class_name": [class_names[c] for c in classes],
+        "pred": preds,
+        "pred_name": [class_names[c] for c in preds],
+        "correct": split.ytrue[rows].tolist(),
+        "conf": [f"{value:.6f}" for value in split.confs[rows].tolist()],
+        "decision_value": [f"{value:.6f}" for value in split.decision_values[rows].tolist()],
+        "flagged": [1 - says_right for says_right in split.ypred[rows].tolist()],
     }
-    if "spuriouses" in part:
-        columns["spurious"] = part["spuriouses"]
+    if split.spuriouses is not None:
+        columns["spurious"] = split.spuriouses[rows].tolist()
     return columns
 
 
-def class_table(fitter, entries, class_names):
-    """Per class: how accurate the model is, how strong the failure is, and how well the direction predicts it.
+def write_table(path, kind, rows):
+    """Write rows of a kind, one of `TABLES`, as CSV."""
+    header, *lines = table_rows(kind, rows)
+    write_csv(path, header, lines)
 
-    Returns:
-        header and rows; the last row is over all classes.
+
+def table_rows(kind, rows):
+    """The header, then the values of each row of a kind, one of `TABLES`."""
+    columns = _columns(kind)
+    return [list(columns), *([getattr(row, field.name) for field in columns.values()] for row in rows)]
+
+
+def _columns(kind):
+    """Column of the CSV -> field of the row."""
+    return {"class" if field.name == "class_name" else field.name: field for field in fields(kind)}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Reading
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def read_result(path):
+    """The `Result` in `OUT.pt`.
+
+    Raises `UserError` for a file of another kind, one that is damaged, and one of a newer format than this version
+    knows. Warns of options in its configs that this version does not know.
     """
-    rows = []
-    for c, name in enumerate(class_names):
-        of_class = {split: entries[split]["classes"] == c for split in ("val", "test")}
-        right = {split: entries[split]["ytrue"][of_class[split]].numpy() for split in of_class}
-        says_right = entries["test"]["ypred"][of_class["test"]].numpy()
-        row = [name, *(float(right[split].mean()) if len(right[split]) else None for split in right)]
-        if c in fitter.skipped:
-            rows.append([*row, None, None, None, None, f"skipped: {fitter.skipped[c]}"])
+    return as_result(read_content(path), path)
+
+
+def read_directions(path):
+    """The `SVMFitter` beside the result `OUT.pt`. Raises `UserError` where it is missing or damaged."""
+    from ..svm_utils import SVMFitter  # late: scikit-learn takes a second to import, and a look at a result needs none
+
+    return SVMFitter.load(OutputFiles(Path(path)).model)
+
+
+def read_table(path, kind):
+    """Rows of a kind, one of `TABLES`, from the CSV beside the result `OUT.pt`; an empty list where there is none.
+
+    Raises `UserError` where it is damaged.
+    """
+    path = OutputFiles(Path(path)).of(kind)
+    if not path.is_file():
+        return []
+    columns = _columns(kind)
+    try:
+        with open(path, newline="", encoding="utf-8") as stream:
+            reader = csv.DictReader(stream)
+            there = {name: field for name, field in columns.items() if name in (reader.fieldnames or ())}
+            missing = sorted(name for name, field in columns.items() if name not in there and field.default != "")
+            if missing:
+                raise UserError(f"{path} lacks the column {missing[0]}; write it again with train_svms.py")
+            rows = list(reader)
+            if any(None in row.values() for row in rows):
+                raise ValueError("a line is too short")
+            return [kind(**{field.name: field.type(row[name]) for name, field in there.items()}) for row in rows]
+    except (UnicodeDecodeError, csv.Error, ValueError, TypeError) as error:
+        problem = str(error)[:200]
+        raise UserError(
+            f"{path} is no longer what was written ({problem}); write it again with train_svms.py"
+        ) from None
+
+
+def read_content(path):
+    """What `OUT.pt` holds, as the file's own dict of tensors, numbers, strings, lists and dicts, checked.
+
+    Raises `UserError` as `read_result` does.
+    """
+    path = Path(path)
+    content = load_pt(path, "SVM result", MAKE_AGAIN)
+    try:
+        _check_content(content)
+    except _Refused as error:
+        raise UserError(f"{path} {error}; {MAKE_AGAIN}") from None
+    return content
+
+
+def as_result(content, path):
+    """The `Result` of what `read_content` gave; `path` is for errors and warnings."""
+    configs = {}
+    for name, model in (("dataset_config", DatasetConfig), ("svm_config", SVMConfig)):
+        try:
+            configs[name], unknown = stored_config(model, content[name], name)
+        except UserError as error:
+            raise UserError(f"{path} is damaged: {error}; {MAKE_AGAIN}") from None
+        if unknown:
+            warnings.warn(f"{path}: {name} has what this version does not know: {', '.join(unknown)}", stacklevel=3)
+    args, config = content["args"], configs["dataset_config"]
+    if config.bce and not (isinstance(args.get("bce_class"), int) and args["bce_class"] >= 0):
+        raise UserError(f"{path} is damaged: args bce_class is not the number of a condition; {MAKE_AGAIN}")
+    there = [name for name in SPLITS if f"{name}_metrics" in content]
+    extra = content.get("extra_indices")
+    return Result(
+        class_names=content["class_names"],
+        cv_scores=content["cv_scores"].numpy(),
+        skipped={int(c): reason for c, reason in content[f"{there[0]}_metrics"]["skipped_classes"].items()},
+        splits={name: _as_split(content[f"{name}_metrics"]) for name in there},
+        **configs,
+        args=args,
+        environment=content.get("environment", {}),
+        train_labels_digest=content.get("train_labels_digest"),
+        extra_indices=None if extra is None else extra.numpy(),
+        bce_threshold=content.get("bce_threshold"),
+    )
+
+
+def _as_split(entry):
+    values = {field.name: entry[field.name] for field in fields(SplitResult) if field.name in entry}
+    return SplitResult(
+        **{key: value.numpy() if isinstance(value, torch.Tensor) else value for key, value in values.items()}
+    )
+
+
+# ---- checks ---------------------------------------------------------------------------------------------------------
+
+_KINDS = {
+    "args": dict,
+    "dataset_config": dict,
+    "svm_config": dict,
+    "class_names": list,
+    "cv_scores": torch.Tensor,
+}
+_COLUMNS = ("preds", "classes", "confs", "ytrue", "ypred", "decision_values", "indices")
+_OPTIONAL = ("spuriouses", "looks_like", "looks_like_values", "hard_similarity", "easy_similarity")
+_MAY_BE_NAN = (*_OPTIONAL[2:], "decision_values")  # of a class that was skipped
+
+
+class _Refused(Exception):
+    """Why a file is not read: the rest of a sentence that begins with its name."""
+
+
+def _damaged(how):
+    return _Refused(f"is damaged: {how}")
+
+
+def _check_content(content):
+    content = content if isinstance(content, dict) else {}
+    number = content.get("format", 1)
+    if type(number) is not int or number < 1:
+        raise _damaged("format is not a number of a format")
+    if number > FORMAT:
+        raise _Refused(f"is of format {number}, which takes a newer version than this (it knows 1 to {FORMAT})")
+    missing = [key for key in _KINDS if key not in content]
+    there = [name for name in SPLITS if f"{name}_metrics" in content]
+    if not there:
+        missing.append("test_metrics")
+    for name in there:
+        entry = content[f"{name}_metrics"] if isinstance(content[f"{name}_metrics"], dict) else {}
+        missing += [f"{name}_metrics['{key}']" for key in (*_COLUMNS, "skipped_classes") if key not in entry]
+    if missing:
+        raise _Refused(f"is not an SVM result: it lacks {some(missing)}")
+    for key, kind in _KINDS.items():
+        if not isinstance(content[key], kind):
+            raise _damaged(f"{key} is a {type(content[key]).__name__}")
+    # The configs are checked where they are read; what is in these is there to be shown alone.
+    for key in ("args", "dataset_config", "svm_config", "environment"):
+        if not is_plain(content.get(key, {})):
+            raise _damaged(f"{key} holds more than text and numbers")
+    if not isinstance(content.get("environment", {}), dict):
+        raise _damaged("environment is not a dict")
+    if not _is_text(content["args"].get("root", ".")):
+        raise _damaged("args root is not text")
+    names, scores = content["class_names"], content["cv_scores"]
+    if not is_plain(names) or not all(map(_is_text, names)) or len(set(names)) < len(names):
+        raise _damaged("class_names is not a list of different names")
+    if not is_plain_tensor(scores, 1, FLOATS) or len(scores) != len(names) or scores.isinf().any():
+        raise _damaged(f"cv_scores is not one number for each of {len(names)} class_names")
+    for name in there:
+        _check_split(f"{name}_metrics", content[f"{name}_metrics"], len(names))
+    extra = content.get("extra_indices", torch.arange(0))
+    if not is_plain_tensor(extra, 1, INTEGERS) or (extra < 0).any():
+        raise _damaged("extra_indices is not a list of positions")
+    if not _is_text(content.get("train_labels_digest", "")):
+        raise _damaged("train_labels_digest is not text")
+    if not isinstance(content.get("bce_threshold", 0.0), int | float):
+        raise _damaged("bce_threshold is not a number")
+
+
+def _check_split(where, entry, num_classes):
+    """One number an example of the right kind in every column, those that not every result has included."""
+    if not is_plain_tensor(entry["indices"], 1, INTEGERS) or not len(entry["indices"]):
+        raise _damaged(f"{where}['indices'] is not one whole number an example")
+    below = {
+        "preds": num_classes,
+        "classes": num_classes,
+        "looks_like": num_classes,
+        "ytrue": 2,
+        "ypred": 2,
+        "indices": MOST_EXAMPLES,
+    }
+    for key in (*_COLUMNS, *_OPTIONAL):
+        if key not in entry:
             continue
-        rows.append(
-            [
-                *row,
-                float(fitter.cv_scores[c]),
-                "-" if np.isnan(fitter.C[c]) else f"{fitter.C[c]:g}",
-                f"{(says_right == 0).sum()} of {len(says_right)}",
-                balanced_accuracy(right["test"] == 1, says_right == 1),
-                "no consistent failure" if fitter.no_consistent_failure[c] else "",
-            ]
-        )
-    test = entries["test"]
-    scores = fitter.cv_scores[~np.isnan(fitter.cv_scores)]
-    rows.append(
-        [
-            "all",
-            *(float(entries[split]["ytrue"].double().mean()) for split in ("val", "test")),
-            float(scores.mean()) if len(scores) else None,
-            "",
-            f"{(test['ypred'] == 0).sum()} of {len(test['ypred'])}",
-            test["balanced_accuracy"],
-            "",
-        ]
-    )
-    return ["class", "val acc", "test acc", "CV score", "C", "flagged (test)", "bal. acc (test)", ""], rows
+        column, whole = entry[key], key in below or key == "spuriouses"
+        if not is_plain_tensor(column, 1, INTEGERS if whole else FLOATS) or len(column) != len(entry["indices"]):
+            raise _damaged(f"{where}['{key}'] is not one {'whole ' * whole}number an example")
+        if key in below and ((column < 0) | (column >= below[key])).any():
+            raise _damaged(f"{where}['{key}'] holds other than the numbers it should")
+        if not whole and (column.isinf() | (column.isnan() & (key not in _MAY_BE_NAN))).any():
+            raise _damaged(f"{where}['{key}'] holds NaN or infinity")
+    for one, other in (("looks_like", "looks_like_values"), ("hard_similarity", "easy_similarity")):
+        if (one in entry) != (other in entry):
+            raise _damaged(f"{where} has one of {one} and {other} alone")
+    for key, dims, dtypes in (("confusion_matrix", 2, INTEGERS), ("indiv_accs", 1, FLOATS)):
+        if key in entry and not is_plain_tensor(entry[key], dims, dtypes):
+            raise _damaged(f"{where}['{key}'] is not what an SVM is judged by")
+    for key in ("accuracy", "balanced_accuracy"):
+        if not isinstance(entry.get(key, 0.0), int | float):
+            raise _damaged(f"{where}['{key}'] is not a number")
+    skipped = entry["skipped_classes"]
+    reasons = skipped if isinstance(skipped, dict) and is_plain(skipped) else {"": None}
+    if not set(reasons) <= {str(c) for c in range(num_classes)} or not all(map(_is_text, reasons.values())):
+        raise _damaged(f"{where}['skipped_classes'] is not a reason for each class that was skipped")
 
 
-def spurious_tables(entries, class_names, given=None):
-    """What the flagged images are made of, and how early the minority comes in each ordering, of every split.
-
-    Args:
-        entries: dict split -> `split_metrics`, with `spuriouses`.
-        given: the config's `minority`.
-
-    Returns:
-        two (header, rows), of `attribute_rates` and of `minority_precision`, with the split first.
-    """
-    train = entries["train"]
-    minority = minority_values(
-        train["classes"].numpy(), train["spuriouses"].numpy(), len(class_names), given, class_names
-    )
-    rates, precisions = [], []
-    for split, entry in entries.items():
-        labels, spurious = entry["classes"].numpy(), entry["spuriouses"].numpy()
-        flagged, values = entry["ypred"].numpy() == 0, entry["decision_values"].numpy()
-        for row in attribute_rates(labels, spurious, flagged, minority):
-            rates.append([split, class_names[row.pop("class")], *row.values()])
-        for row in minority_precision(labels, spurious, values, entry["confs"].numpy(), minority):
-            precisions.append([split, class_names[row.pop("class")], *row.values()])
-    rate_header = ["split", "class", "value", "minority", "count", "base_rate", "share_of_flagged", "flagged_share"]
-    return (rate_header, rates), (["split", "class", "k", "svm", "confidence", "base_rate"], precisions)
+def _is_text(value):
+    return isinstance(value, str)

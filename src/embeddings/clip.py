@@ -155,6 +155,16 @@ class CLIPProcessor:
         return svm_fitter.caption_scores(target_c, latents[1:], latents[0]), latents[1:]
 
 
+def clip_name(svm_config):
+    """open_clip's name and tag of the CLIP that an `SVMConfig` names, as `full_name` gives them."""
+    return full_name(svm_config.clip_model, svm_config.clip_pretrained)
+
+
+def clip_of(svm_config, dataset_config, device="auto"):
+    """The `CLIPProcessor` that an `SVMConfig` names, for images that are normalised as a `DatasetConfig` says."""
+    return CLIPProcessor(dataset_config.mean, dataset_config.std, *clip_name(svm_config), device)
+
+
 def preprocess(images, config):
     """What open_clip's transforms do to one PIL image, for a batch on any device.
 

@@ -81,9 +81,9 @@ class ClipEmbedding:
     of_model = False
 
     def __init__(self, svm_config, config, device):
-        from .clip import CLIPProcessor
+        from .clip import clip_of
 
-        self.clip = CLIPProcessor(config.mean, config.std, svm_config.clip_model, svm_config.clip_pretrained, device)
+        self.clip = clip_of(svm_config, config, device)
         self.name = self.clip.fingerprint
 
     def __call__(self, images, latents):

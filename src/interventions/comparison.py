@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 from scipy import stats
 
-from ..captions.ranking import SIDES
 from ..captions.subpopulations import SUBPOPULATION_SIZES, subpopulation_accuracy
+from ..directions.results import SIDES
 from ..runtime.errors import UserError
 from ..runtime.files import write_csv
 from ..runtime.pt_files import INTEGERS, is_plain_tensor, load_pt

@@ -16,11 +16,11 @@ import torch
 import yaml
 from PIL import Image
 
-from ..captions.ranking import SIDES
 from ..captions.vocabulary import get_caption_set
 from ..data.extra_images import extra_images_split
 from ..data.image_sources import GENERATED
-from ..embeddings.clip import full_name
+from ..directions.results import SIDES, CaptionRow, OutputFiles, read_table
+from ..embeddings.clip import clip_name, full_name
 from ..interfaces.diffusion_models import DEFAULT_MODEL
 from ..interfaces.encoders import load_class_tokens
 from ..interfaces.files import save_image
@@ -77,12 +77,12 @@ def class_prompts(proc, captions, encoder_root=None):
         UserError: a result without captions, or of one condition; captions that are damaged or do not fit the caption
             set that they were made from; a class without a token; no class with a direction.
     """
-    if proc.dataset_config.get("bce"):
+    if proc.loaded.dataset_config.bce:
         raise UserError(
             f"{proc.path} is of one condition, and an image of it would be without labels for the others; give a "
             "result on classes"
         )
-    if proc.result["svm_config"].get("embedding") != "clip" or not proc.args.get("captions"):
+    if proc.loaded.svm_config.embedding != "clip" or not proc.args.get("captions"):
         raise UserError(f"{proc.path} has no captions to make images of; {_AGAIN}")
     numbers = [c for c in range(proc.num_classes) if c not in proc.skipped]
     if not numbers:
@@ -113,15 +113,14 @@ def class_prompts(proc, captions, encoder_root=None):
 
 def _first_captions(proc, side):
     """dict class name -> the most extreme caption of a side, from `OUT_captions.csv`."""
-    path = proc.path.with_name(f"{proc.path.stem}_captions.csv")
+    path = OutputFiles(proc.path).of(CaptionRow)
     if not path.is_file():
         raise UserError(f"{path} does not exist; {_AGAIN}")
     try:
-        with open(path, newline="", encoding="utf-8") as stream:
-            rows = [row for row in csv.DictReader(stream) if (row["side"], row["rank"]) == (side, "1")]
-        first = {row["class"]: row["caption"] for row in rows}
-    except (UnicodeDecodeError, csv.Error, KeyError):
-        first = {}
+        rows = read_table(proc.path, CaptionRow)
+    except UserError:
+        rows = []
+    first = {row.class_name: row.caption for row in rows if (row.side, row.rank) == (side, 1)}
     if not first or not all(first.values()) or not set(first) <= set(proc.class_names):
         raise UserError(f"{path} is damaged, or of another result; {_AGAIN}")
     return first
@@ -146,16 +145,15 @@ def _with_noun(caption, generator, word):
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def clip_of(proc, device):
+def clip_options(proc, device):
     """The result's own CLIP, as the options of `clip_similarity`."""
-    svm_config = proc.result["svm_config"]
-    model, weights = full_name(svm_config["clip_model"], svm_config["clip_pretrained"])
+    model, weights = clip_name(proc.loaded.svm_config)
     return {"clip_model": model, "clip_weights": weights, "device": device}
 
 
 def default_model(proc):
     """The diffusion model that goes with a result: that of the scenes where its CLIP is theirs."""
-    scenes = clip_of(proc, "cpu")["clip_model"] == full_name("scenes", None)[0]
+    scenes = clip_name(proc.loaded.svm_config) == full_name("scenes", None)
     return "scenes" if scenes else DEFAULT_MODEL
 
 

@@ -106,7 +106,7 @@ def render_report(proc, split, comparison=None, sparse=None):
         most_images=most_images,
         largest_side=largest_side,
         reduced=reduced,
-        embedding=proc.result["svm_config"]["embedding"],
+        embedding=proc.loaded.svm_config.embedding,
         command=command_line(proc.args),
         configs={
             name.replace("_", " "): yaml.safe_dump(proc.result[name], sort_keys=False, allow_unicode=True)

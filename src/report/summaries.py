@@ -1,7 +1,6 @@
 """What the report says of each class: numbers, captions, galleries, sparse features."""
 
 import base64
-import csv
 import io
 import math
 from dataclasses import dataclass, field
@@ -10,9 +9,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ..captions.ranking import SIDES
 from ..directions.galleries import ends
 from ..directions.minority import attribute_rates, minority_precision
+from ..directions.results import SIDES, CaptionRow, SubpopulationRow, read_table
 from ..interventions.comparison import load_rows, main_table
 from ..runtime.errors import UserError
 from ..sparse.reading.debugging import SeparatingFeature, separating_features
@@ -53,7 +52,7 @@ class ClassSummary:
         deciles: list of (accuracy, number of examples), hardest tenth first.
         attributes: dicts of `attribute_rates` with `accuracy`, where `spurious` is known.
         precision: dicts of `minority_precision`.
-        captions: dict side (hard, easy) -> rows of OUT_captions.csv by rank.
+        captions: dict side (hard, easy) -> list of `CaptionRow` by rank.
         subpopulations: dicts with k, class_accuracy, hard, easy, from OUT_subpopulations.csv.
         hardest, easiest: lists of `Thumbnail`.
         features: list of `FeatureRow`, where a sparse layer is known.
@@ -141,62 +140,28 @@ def add_captions(summaries, proc, split):
     if "captions" in proc.args and not proc.args["captions"]:
         return  # made without captions: CSVs that are there were left by an earlier run
     by_name = {summary.name: summary for summary in summaries}
-    for row in _read_rows(proc, "captions", _CAPTION_COLUMNS):
-        _of_row(row, by_name, proc).captions[row["side"]].append(row)
+    for row in read_table(proc.path, CaptionRow):
+        _of_row(row, by_name, proc).captions[row.side].append(row)
     for summary in summaries:
         for rows in summary.captions.values():
-            rows.sort(key=lambda row: row["rank"])
+            rows.sort(key=lambda row: row.rank)
     found = {}
-    for row in _read_rows(proc, "subpopulations", _SUBPOPULATION_COLUMNS):
-        if row.get("split", split) == split:
+    for row in read_table(proc.path, SubpopulationRow):
+        if row.split in (split, ""):
             number = _of_row(row, by_name, proc).number
-            sides = {"class_accuracy": row["class_accuracy"], **dict.fromkeys(SIDES, math.nan)}
-            found.setdefault((number, row["k"]), sides)[row["side"]] = row["accuracy"]
+            sides = {"class_accuracy": row.class_accuracy, **dict.fromkeys(SIDES, math.nan)}
+            found.setdefault((number, row.k), sides)[row.side] = row.accuracy
     for (number, k), row in sorted(found.items()):
         summaries[number].subpopulations.append({"k": k, **row})
 
 
-def _side(text):
-    if text not in SIDES:
-        raise ValueError(f"side is {text!r}")
-    return text
-
-
-_CAPTION_COLUMNS = {"class": str, "side": _side, "rank": int, "caption": str, "score": float, "z": float}
-
-
-_SUBPOPULATION_COLUMNS = {"class": str, "side": _side, "k": int, "accuracy": float, "class_accuracy": float}
-
-
-def _read_rows(proc, what, columns):
-    """Rows of a CSV beside the result, dicts in which `columns`, a dict name -> type, are of their types."""
-    path = proc.path.with_name(f"{proc.path.stem}_{what}.csv")
-    if not path.is_file():
-        return []
-    try:
-        with open(path, newline="", encoding="utf-8") as stream:
-            reader = csv.DictReader(stream)
-            missing = columns.keys() - set(reader.fieldnames or ())
-            if missing:
-                raise UserError(f"{path} lacks the column {sorted(missing)[0]}; write it again with train_svms.py")
-            rows = list(reader)
-            if any(None in row.values() for row in rows):
-                raise ValueError("a line is too short")
-            return [{**row, **{name: kind(row[name]) for name, kind in columns.items()}} for row in rows]
-    except (UnicodeDecodeError, csv.Error, ValueError, TypeError) as error:
-        problem = str(error)[:200]
-        raise UserError(
-            f"{path} is no longer what was written ({problem}); write it again with train_svms.py"
-        ) from None
-
-
 def _of_row(row, by_name, proc):
-    if row["class"] not in by_name:
+    if row.class_name not in by_name:
         raise UserError(
-            f"a CSV beside {proc.path} names the class {row['class']!r}, which the result does not have; write both "
+            f"a CSV beside {proc.path} names the class {row.class_name!r}, which the result does not have; write both "
             "again with train_svms.py"
         )
-    return by_name[row["class"]]
+    return by_name[row.class_name]
 
 
 def images_a_side(num_classes):

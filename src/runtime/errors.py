@@ -30,8 +30,11 @@ def entry_point(main):
     def wrapped(*args, **kwargs):
         # By ctypes: a handler of Python's would wait for the instruction that faults to end, which it never does.
         ctypes.CDLL(None).signal(signal.SIGBUS, _lost_mapping)
+        _print_in_any_encoding()
         try:
-            return main(*args, **kwargs)
+            returned = main(*args, **kwargs)
+            print(end="", flush=True)  # else Python tries as it ends, where nobody can say what went wrong
+            return returned
         except UserError as error:
             message = str(error)
         except KeyboardInterrupt:
@@ -40,6 +43,11 @@ def entry_point(main):
         except OSError as error:
             if error.errno is None:
                 raise
+            if error.filename is None and _output_is_lost():
+                if error.errno == errno.EPIPE:
+                    sys.exit(128 + signal.SIGPIPE)  # the reader has seen enough: as the shell says it of other programs
+                print(_line(f"what this command prints cannot be written: {error.strerror}"), file=sys.stderr)
+                sys.exit(2)
             where = f" ({error.filename})" if error.filename else ""
             if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                 message = f"the disk is full{where}: free some space and run the command again"
@@ -57,6 +65,24 @@ def entry_point(main):
         sys.exit(2)
 
     return wrapped
+
+
+def _print_in_any_encoding():
+    """Let a terminal that lacks a character show its number, as it does in errors."""
+    if getattr(sys.stdout, "errors", None) == "strict" and hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def _output_is_lost():
+    """Whether nothing can be printed any more: a pipe whose reader has left, a full disk."""
+    try:
+        print(flush=True)
+    except OSError:
+        # What is left to print goes nowhere: Python would try again as it ends, and complain.
+        with contextlib.suppress(OSError), open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
+        return True
+    return False
 
 
 def _line(message):
