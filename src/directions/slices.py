@@ -240,8 +240,8 @@ def take_regions(scores, sizes, wrong, most, only_better=True):
     """Candidates worth keeping, each with its region's rows, hardest first: a list of (candidate, rows).
 
     scores: (candidates, n); sizes: errors of each candidate. A region is the hard end of a candidate's scores, 1.5
-    times as many images as it has errors. Greedily, the highest error rate among images not yet taken, shrunken towards the
-    class's, goes first; `only_better` stops where none exceeds the class's.
+    times as many images as it has errors. Greedily, the highest error rate among images not yet taken, shrunken
+    towards the class's, goes first; `only_better` stops where none exceeds the class's.
     """
     n, base = len(wrong), wrong.mean()
     lengths = np.clip(np.round(REGION_PER_ERROR * sizes), SMALLEST_CLUSTER, max(1, int(LARGEST_SHARE * n))).astype(int)
