@@ -1,0 +1,651 @@
+"""Is a slice that was found a failure? Asked of images that did not find it: each function one theorem.
+
+A slice (`slices.FoundSlice`) flags images by their embedding alone, so that under the hypothesis "in this class, errors
+have nothing to do with the slice" the errors among the flagged are a draw without replacement from the class's: the
+hypergeometric distribution, whatever the embedding, the model and the way in which the slice was found. Three things
+are left to the Benjamini-Hochberg procedure over all slices of all classes: it is proven for independent tests and for
+positively dependent ones; slices of one class share their images, which is neither, so that what stands for its level
+here are the null models of `benchmarks/null_models.py`.
+
+Plain arrays in, plain dataclasses out; nothing here reads a file.
+"""
+
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from joblib import Parallel, delayed
+from scipy import special, stats
+from threadpoolctl import threadpool_limits
+
+from ..errors import UserError
+from .slices import class_generator, find_class_slices, reason_to_skip
+
+CONFIRMED, NOT_CONFIRMED, TOO_FEW = "confirmed", "not confirmed", "too few images"
+FIND_NAMES, CONFIRM_NAMES = ("find", "val"), ("confirm", "test")
+CONFIDENCE_STRATA = 10
+PERMUTATIONS, ENOUGH_EXCEEDANCES = 9_999, 100
+NEAR_DUPLICATE = 0.95
+POWER_NEEDED = 0.5
+MOST_IMAGES = 1_000_000
+
+
+@dataclass(frozen=True)
+class Slice:
+    """One failure of a class with its verdict. All counts and rates are of the confirm part.
+
+    id: class name and rank within the class, in the order fixed in find; rank: that rank, from 1.
+    direction (d,) and intercept: score = x @ direction + intercept on preprocessed embeddings, flagged where <= 0.
+    members: row numbers of the arrays as given, flagged in the confirm part and not by an earlier slice of the class,
+    hardest first; found_members: the same of the find part, by cross-fitted scores.
+    size, rest: images flagged, and images of the class neither flagged nor taken by an earlier slice.
+    error_rate, rest_error_rate, difference, interval (low, high): of flagged and rest, NaN where one has no image.
+    p_value, q_value: one-sided, and its Benjamini-Hochberg adjustment over all slices of all classes.
+    beyond_confidence_p, beyond_confidence_q: the same within tenths of the model's confidence; q over confirmed slices;
+    NaN without probabilities.
+    verdict: "confirmed", "not confirmed" or "too few images"; images_needed: confirm images of the class that would do
+    for the last, None for the others and where none would.
+    stability: the share of its images that a slice found on the swapped halves has too (`overlap`); NaN if not asked.
+    wrong_as, rest_wrong_as: the commonest wrong prediction (a class index) among flagged and rest, -1 for none.
+    """
+
+    id: str
+    class_index: int
+    class_name: str
+    rank: int
+    direction: np.ndarray = field(repr=False)
+    intercept: float
+    members: np.ndarray = field(repr=False)
+    found_members: np.ndarray = field(repr=False)
+    size: int
+    rest: int
+    error_rate: float
+    rest_error_rate: float
+    difference: float
+    interval: tuple[float, float]
+    p_value: float
+    q_value: float
+    beyond_confidence_p: float
+    beyond_confidence_q: float
+    verdict: str
+    images_needed: int | None
+    stability: float
+    wrong_as: int
+    rest_wrong_as: int
+
+    @property
+    def harm(self):
+        """Errors beyond those that as many images of the rest would have."""
+        return self.size * self.difference if self.size else 0.0
+
+    def score(self, x):
+        """Decision values (n,) of preprocessed embeddings x (n, d); flagged where <= 0."""
+        return x @ self.direction + self.intercept
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What `find_and_confirm` gives: `slices`, most harm first; `skipped`, class index -> reason;
+    `near_duplicates`, images of the confirm part that have a near-duplicate of their class in the find part;
+    `shared_groups`, groups with images in both parts."""
+
+    slices: list[Slice]
+    skipped: dict[int, str]
+    near_duplicates: int
+    shared_groups: int
+
+    @property
+    def confirmed(self):
+        """The slices whose verdict is "confirmed"."""
+        return [s for s in self.slices if s.verdict == CONFIRMED]
+
+
+# ---- The parts ------------------------------------------------------------------------------------------------------
+
+
+def parts_of_split(split):
+    """Rows (find, confirm), int64, of a column of split names: find or val; confirm or test; train is in neither."""
+    split = np.asarray(split).astype(str)
+    known = ("train", *FIND_NAMES, *CONFIRM_NAMES)
+    if unknown := sorted(set(np.unique(split)) - set(known)):
+        raise UserError(f"unknown split name {unknown[0]!r}: name each row one of {', '.join(known)}")
+    find, confirm = (np.flatnonzero(np.isin(split, names)) for names in (FIND_NAMES, CONFIRM_NAMES))
+    for rows, names in ((find, FIND_NAMES), (confirm, CONFIRM_NAMES)):
+        if not len(rows):
+            raise UserError(
+                f"the split names no row {' or '.join(names)}: name some, or give no split to halve at random"
+            )
+    return find, confirm
+
+
+def split_in_halves(labels, groups=None, seed=0):
+    """Halve each class at random: rows (find, confirm), int64, ascending.
+
+    labels: int (n,). groups: (n,) of anything comparable (patients, videos, bursts), never cut; they go, largest first
+    and in random order among equals, to the half that leaves the classes more even.
+    """
+    labels = np.asarray(labels)
+    to_find = np.zeros(len(labels), dtype=bool)
+    if groups is None:
+        for c in np.unique(labels):
+            rows = class_generator(seed, int(c), "halves").permutation(np.flatnonzero(labels == c))
+            to_find[rows[: (len(rows) + 1) // 2]] = True
+    else:
+        _, group = np.unique(np.asarray(groups), return_inverse=True)
+        _, label = np.unique(labels, return_inverse=True)
+        order = np.argsort(group, kind="stable")
+        members = np.split(order, np.cumsum(np.bincount(group))[:-1])
+        rng = np.random.default_rng(seed)
+        shuffled = rng.permutation(len(members))
+        surplus = np.zeros(label.max(initial=0) + 1, dtype=np.int64)  # images in find less those in confirm
+        for g in sorted(shuffled, key=lambda g: -len(members[g])):
+            classes, counts = np.unique(label[members[g]], return_counts=True)
+            lean = int(counts @ surplus[classes])
+            into_find = lean < 0 or (lean == 0 and rng.random() < 0.5)
+            surplus[classes] += counts if into_find else -counts
+            to_find[members[g]] = into_find
+    return np.flatnonzero(to_find), np.flatnonzero(~to_find)
+
+
+def near_duplicates(x_find, x_confirm, threshold=NEAR_DUPLICATE, block=1024):
+    """How many rows of `x_confirm` (m, d) have a cosine of at least `threshold` with a row of `x_find` (n, d).
+
+    Works on blocks of `block` by `block` similarities.
+    """
+    x_find, x_confirm = (x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-300) for x in (x_find, x_confirm))
+    found = np.zeros(len(x_confirm), dtype=bool)
+    for i in range(0, len(x_confirm), block):
+        for j in range(0, len(x_find), block):
+            similar = x_confirm[i : i + block] @ x_find[j : j + block].T
+            found[i : i + block] |= similar.max(axis=1) >= threshold
+    return int(found.sum())
+
+
+# ---- The theorems ---------------------------------------------------------------------------------------------------
+
+
+def hypergeometric_p(flagged, wrong):
+    """P(at least so many errors among the flagged), if they were drawn at random from these images. bool (n,) each."""
+    return float(stats.hypergeom.sf((flagged & wrong).sum() - 1, len(wrong), wrong.sum(), flagged.sum()))
+
+
+def grouped_p(flagged, wrong, groups, rng, draws=PERMUTATIONS):
+    """The same where images of one group (patient, video) are not independent: whole groups are permuted.
+
+    The errors of each group are kept together and in their order (turned round by a random offset), and the groups' are
+    laid in random order over the images, sorted by group; groups change places only with groups of about their size
+    (the same power of two), so that few are laid across two. Exact for groups of one size that are exchangeable and
+    stationary within; for groups of one image it is the hypergeometric test, and that is what is returned.
+    Draws stop after 100 that reach the observed count (Besag and Clifford 1991: still a p-value); at most `draws`, so
+    that no p is below 1 / (draws + 1). One group says nothing: 1.
+    """
+    _, group, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    if len(sizes) == 1 and len(wrong) > 1:
+        return 1.0
+    if sizes.max(initial=1) == 1:
+        return hypergeometric_p(flagged, wrong)
+    observed = (flagged & wrong).sum()
+    # Images sorted by size stratum, then group, then as given.
+    stratum = np.floor(np.log2(sizes)).astype(int)
+    order = np.lexsort((group, stratum[group]))
+    flagged, wrong = flagged[order], wrong[order]
+    by_stratum = np.lexsort((np.arange(len(sizes)), stratum))
+    sizes, stratum = sizes[by_stratum], stratum[by_stratum]
+    first = np.cumsum(sizes) - sizes
+    places = np.flatnonzero(flagged)
+    reached = drawn = 0
+    block = max(1, min(500, 2_000_000 // len(wrong)))
+    while drawn < draws:
+        count = min(block, draws - drawn)
+        keys = stratum + rng.random((count, len(sizes)))
+        laid = np.argsort(keys, axis=1)
+        lengths = sizes[laid]
+        starts = np.cumsum(lengths, axis=1) - lengths
+        slot = np.repeat(np.arange(count * len(sizes)), lengths.ravel()).reshape(count, -1)[:, places]
+        offset = rng.integers(0, lengths)
+        inner = (places - starts.ravel()[slot] + offset.ravel()[slot]) % lengths.ravel()[slot]
+        hits = wrong[first[laid].ravel()[slot] + inner].sum(axis=1) >= observed
+        if reached + hits.sum() >= ENOUGH_EXCEEDANCES:
+            last = int(np.flatnonzero(np.cumsum(hits) == ENOUGH_EXCEEDANCES - reached)[0])
+            return ENOUGH_EXCEEDANCES / (drawn + last + 1)
+        reached += int(hits.sum())
+        drawn += count
+    return (reached + 1) / (draws + 1)
+
+
+def benjamini_hochberg(p):
+    """Adjusted p-values of one family (Benjamini and Hochberg 1995): claims at q <= level have that false share."""
+    p = np.asarray(p, dtype=np.float64)
+    return stats.false_discovery_control(p) if len(p) else p
+
+
+def wilson_interval(rate, n, level):
+    """Wilson's score interval (low, high) of a proportion seen in `n` trials (which may be an effective number)."""
+    z2 = stats.norm.isf((1 - level) / 2) ** 2
+    centre = (rate + z2 / (2 * n)) / (1 + z2 / n)
+    half = np.sqrt(z2 * (rate * (1 - rate) / n + z2 / (4 * n * n))) / (1 + z2 / n)
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def newcombe_interval(rate1, n1, rate2, n2, level=0.95):
+    """Newcombe's hybrid score interval (1998, method 10) of rate1 - rate2, without continuity correction."""
+    if not (n1 and n2):
+        return float("nan"), float("nan")
+    low1, high1 = wilson_interval(rate1, n1, level)
+    low2, high2 = wilson_interval(rate2, n2, level)
+    difference = rate1 - rate2
+    return (
+        float(difference - np.hypot(rate1 - low1, high2 - rate2)),
+        float(difference + np.hypot(high1 - rate1, rate2 - low2)),
+    )
+
+
+def effective_size(wrong, groups=None):
+    """How many independent images tell as much about an error rate as these (n,): n over the design effect.
+
+    The design effect is the variance of the rate between groups over that of independent images, at least 1; where all
+    or none are wrong, that of groups that agree within. Without groups: n.
+    """
+    n = len(wrong)
+    if groups is None or n == 0:
+        return float(n)
+    _, group, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    if len(sizes) == 1:
+        return 1.0
+    rate = wrong.mean()
+    if rate in (0, 1):
+        return n / float(max(1, (sizes**2).sum() / n))
+    residuals = np.bincount(group, wrong, len(sizes)) - rate * sizes
+    between = len(sizes) / (len(sizes) - 1) * (residuals**2).sum() / n
+    return n / float(max(1, between / (rate * (1 - rate))))
+
+
+def mantel_haenszel_p(flagged, wrong, strata, groups=None):
+    """One-sided Cochran-Mantel-Haenszel test: are flagged images more often wrong within the strata?
+
+    bool (n,), bool (n,), and a stratum (n,). Normal approximation with continuity correction. With `groups`, the
+    variance is that between groups where it is larger. 1 where no stratum can tell.
+    """
+    _, stratum, n = np.unique(strata, return_inverse=True, return_counts=True)
+    k, errors = (np.bincount(stratum, what, len(n)) for what in (flagged, wrong))
+    excess = (flagged & wrong).sum() - (k * errors / n).sum()
+    several = n > 1
+    variance = (k * (n - k) * errors * (n - errors))[several] / (n**2 * (n - 1.0))[several]
+    variance = variance.sum()
+    if groups is not None:
+        _, group = np.unique(groups, return_inverse=True)
+        parts = (flagged - (k / n)[stratum]) * (wrong - (errors / n)[stratum])
+        variance = max(variance, (np.bincount(group, parts) ** 2).sum())
+    if variance <= 0:
+        return 1.0
+    return float(stats.norm.sf((excess - 0.5) / np.sqrt(variance)))
+
+
+def confidence_tenths(probs, strata=CONFIDENCE_STRATA):
+    """The tenth (n,) of each image by its maximum probability among these images; equal ones share a tenth."""
+    confidence = np.asarray(probs).max(axis=1)
+    below = np.searchsorted(np.sort(confidence), confidence, side="left")
+    return below * strata // max(1, len(confidence))
+
+
+def detection_power(images, flagged, flagged_rate, rest_rate, level):
+    """Chance that the hypergeometric test of `flagged` of `images` has p <= level, with errors binomial in both parts.
+
+    Exact: a sum over the errors among the flagged and in all (those within 7 deviations; the others weigh < 1e-9).
+    """
+    flagged, rest = int(flagged), int(images - flagged)
+    if flagged < 1 or rest < 1 or level <= 0:
+        return 0.0
+
+    def window(mean, variance, most):
+        half = 7 * np.sqrt(variance) + 4
+        return np.arange(max(0, int(mean - half)), min(most, int(mean + half) + 1) + 1)
+
+    means = flagged * flagged_rate, rest * rest_rate
+    variances = means[0] * (1 - flagged_rate), means[1] * (1 - rest_rate)
+    a = window(means[0], variances[0], flagged)[None, :]
+    total = window(sum(means), sum(variances), images)[:, None]
+    other = total - a
+    possible = (other >= 0) & (other <= rest)
+    other = np.where(possible, other, 0)
+    # The hypergeometric distribution, as scipy's, which takes a millisecond for each total.
+    ways = _log_choose(flagged, a) + _log_choose(rest, other) - _log_choose(images, total)
+    tail = np.where(possible, np.exp(ways), 0)[:, ::-1].cumsum(axis=1)[:, ::-1]
+    chance = stats.binom.pmf(a, flagged, flagged_rate) * stats.binom.pmf(other, rest, rest_rate)
+    return float(min(1.0, chance[possible & (tail <= level)].sum()))
+
+
+def _log_choose(n, k):
+    return special.gammaln(n + 1) - special.gammaln(k + 1) - special.gammaln(n - k + 1)
+
+
+def images_for_power(share, flagged_rate, rest_rate, level, power=POWER_NEEDED, start=10):
+    """About how many images of a class give `detection_power` >= `power` when `share` of them is flagged.
+
+    To 2 %: exact power is a sawtooth in the number of images. None where a million would not do.
+    """
+
+    def enough(images):
+        flagged = max(1, round(share * images))
+        return detection_power(images, flagged, flagged_rate, rest_rate, level) >= power
+
+    if flagged_rate <= rest_rate:
+        return None
+    low = high = max(2, int(start))
+    while not enough(high):
+        low, high = high, 2 * high
+        if high > MOST_IMAGES:
+            return None
+    while high - low > max(1, 0.02 * high):
+        middle = (low + high) // 2
+        low, high = (low, middle) if enough(middle) else (middle, high)
+    return high
+
+
+@dataclass(frozen=True)
+class PowerPlan:
+    """What a number of labelled images can show.
+
+    power: chance to confirm one slice; images_per_class, flagged among them, and the error rates in and outside of
+    the flagged; images_needed: in all, for a power of .8, None where a million a class would not do.
+    """
+
+    power: float
+    images_per_class: int
+    flagged: int
+    flagged_error_rate: float
+    rest_error_rate: float
+    images_needed: int | None
+
+
+def plan_power(images, classes, slices, error_rate, slice_share, slice_error, purity=0.8, fdr=0.1):
+    """Power to confirm one true slice on `images` confirm images of `classes` equal classes (exact, see above).
+
+    slices: how many are tested in all; a slice confirmed alone needs p <= fdr / slices.
+    error_rate, slice_error: the model's error rates outside and inside the slice; slice_share: the slice's share of its
+    class, of which as many are flagged, `purity` of them rightly.
+    """
+    _check_fraction("fdr", fdr)
+    for name, value in (("error_rate", error_rate), ("slice_error", slice_error), ("purity", purity)):
+        if not 0 <= value <= 1:
+            raise UserError(f"{name} is {value}: give a share between 0 and 1")
+    _check_fraction("slice_share", slice_share)
+    for name, value in (("images", images), ("classes", classes), ("slices", slices)):
+        if value < 1:
+            raise UserError(f"{name} is {value}: give a number of at least 1")
+    flagged_rate = purity * slice_error + (1 - purity) * error_rate
+    missed = min(1.0, (1 - purity) * slice_share / (1 - slice_share))
+    rest_rate = missed * slice_error + (1 - missed) * error_rate
+    per_class = int(images // classes)
+    flagged = max(1, round(slice_share * per_class))
+    needed = images_for_power(slice_share, flagged_rate, rest_rate, fdr / slices, power=0.8)
+    return PowerPlan(
+        detection_power(per_class, flagged, flagged_rate, rest_rate, fdr / slices),
+        per_class,
+        flagged,
+        flagged_rate,
+        rest_rate,
+        None if needed is None else needed * classes,
+    )
+
+
+def overlap(scores, others, count):
+    """Of the `count` hardest images by `scores` (n,), the share that is among the `count` hardest by one of `others`.
+
+    The best of `others` (k, n) counts; 0 for none. By chance about count / n.
+    """
+    if not len(others) or count < 1:
+        return 0.0
+    hardest = np.argsort(scores, kind="stable")[:count]
+    return max(float(np.isin(hardest, np.argsort(o, kind="stable")[:count]).mean()) for o in others)
+
+
+def share_cut(scores, share):
+    """The value halfway between the hardest `share` of scores (n,) and the rest: flagged is what lies at or below.
+
+    At least one image is flagged and one is not. Equal scores are not separated: fewer are flagged, or none where all
+    are equal.
+    """
+    ordered = np.sort(scores)
+    count = min(max(1, round(share * len(ordered))), len(ordered) - 1)
+    while count > 0 and not ordered[count - 1] < ordered[count]:
+        count -= 1
+    if count < 1:
+        return float(ordered[0] - 1) if len(ordered) else 0.0
+    return float((ordered[count - 1] + ordered[count]) / 2)
+
+
+# ---- One class, and all -------------------------------------------------------------------------------------------
+
+
+def confirm_class(found, x, wrong, groups=None, probs=None, rng=None):
+    """Test one class's slices, in their order, on its images of the confirm part.
+
+    found: list of `FoundSlice`; x (n, d), wrong bool (n,), groups (n,) and probs (n, classes) of these images.
+    Returns a list of (intercept, flagged, rest, p, p beyond confidence): the cut fixed by the share that the region had
+    in find, bool (n,) twice.
+    """
+    available = np.ones(len(x), dtype=bool)
+    tests = []
+    for s in found:
+        scores = s.score(x)
+        cut = share_cut(scores, s.share)
+        flagged = (scores <= cut) & available
+        rest = available & ~flagged
+        p, beyond = 1.0, float("nan")
+        if flagged.any() and rest.any():
+            f, w = flagged[available], wrong[available]
+            g = None if groups is None else groups[available]
+            p = hypergeometric_p(f, w) if groups is None else grouped_p(f, w, g, rng)
+            if probs is not None:
+                beyond = mantel_haenszel_p(f, w, confidence_tenths(probs[available]), g)
+        tests.append((float(s.intercept - cut), flagged, rest, p, beyond))
+        available = rest
+    return tests
+
+
+def find_and_confirm(
+    x,
+    labels,
+    preds,
+    find,
+    confirm,
+    *,
+    class_names=None,
+    groups=None,
+    probs=None,
+    directions="auto",
+    fdr=0.1,
+    seed=0,
+    preprocess=None,
+    stability=True,
+    jobs=1,
+):
+    """Find several failures per class on the `find` rows and confirm them on the `confirm` rows.
+
+    x: float (N, d) preprocessed embeddings, or raw ones (a memory map, say) with `preprocess`, a function of rows that
+    is called on one class at a time. labels, preds: int (N,). find, confirm: row numbers or bool (N,), disjoint.
+    groups: (N,), whole groups are permuted in the tests. probs: float (N, classes), for "beyond confidence" and for
+    grouping errors in find. directions: "auto", or how many slices a class may have. fdr: level of the
+    Benjamini-Hochberg procedure. stability: find on the swapped parts too (twice the time).
+    jobs: processes over classes; the answer does not depend on it.
+
+    Returns `Findings`. Raises `UserError` for arrays that disagree, rows in both parts, embeddings that hold NaN or
+    infinity, and an fdr outside (0, 1).
+    """
+    labels, preds = (_integers(values, name) for values, name in ((labels, "labels"), (preds, "preds")))
+    arrays = {"labels": labels, "preds": preds, "groups": groups, "probs": probs}
+    for name, values in arrays.items():
+        if values is not None and len(values) != len(x):
+            raise UserError(f"{name} has {len(values)} rows and the embeddings have {len(x)}: give one for each image")
+    _check_fraction("fdr", fdr)
+    _check_directions(directions)
+    groups = None if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
+    find, confirm = _rows(find, len(x), "find"), _rows(confirm, len(x), "confirm")
+    if len(both := np.intersect1d(find, confirm)):
+        raise UserError(
+            f"row {both[0]} is in both find and confirm ({len(both)} are): a slice is tested on other images"
+        )
+    shared = 0 if groups is None else len(np.intersect1d(groups[find], groups[confirm]))
+
+    def tasks():
+        for c in np.unique(np.concatenate([labels[find], labels[confirm]])):
+            parts = [rows[labels[rows] == c] for rows in (find, confirm)]
+            data = []
+            for rows in parts:
+                z = np.asarray(x[rows], dtype=np.float64)
+                if len(bad := np.flatnonzero(~np.isfinite(z).all(axis=1))):
+                    raise UserError(
+                        f"row {rows[bad[0]]} of the embeddings holds NaN or infinity: leave it out or mend it"
+                    )
+                z = preprocess(z) if preprocess is not None else z
+                outputs = None if probs is None else np.asarray(probs[rows], dtype=np.float64)
+                data.append((z, preds[rows] != c, outputs, preds[rows], None if groups is None else groups[rows]))
+            yield int(c), parts, data
+
+    work = Parallel(jobs, batch_size="auto")(
+        delayed(_find_and_confirm_class)(c, parts, data, directions, seed, stability) for c, parts, data in tasks()
+    )
+    tested, skipped, duplicates = [], {}, 0
+    for c, slices, reason, near in work:
+        duplicates += near
+        if reason:
+            skipped[c] = reason
+        name = str(c) if class_names is None else str(class_names[c])
+        tested += [(replace(s, class_name=name, id=f"{name}-{s.rank}"), sizes) for s, sizes in slices]
+    slices = _verdicts(tested, fdr)
+    slices.sort(key=lambda s: (-np.nan_to_num(s.harm, nan=-np.inf), s.class_index, s.rank))
+    return Findings(slices, skipped, duplicates, shared)
+
+
+def _find_and_confirm_class(c, parts, data, directions, seed, stability):
+    """One class: (c, list of (slice without its family's values, effective sizes), reason to skip, near-duplicates)."""
+    (x, wrong, probs, preds, _), (x2, wrong2, probs2, preds2, groups2) = data
+    with threadpool_limits(1, user_api="blas"):
+        near = near_duplicates(x, x2) if len(x) and len(x2) else 0
+        if reason := reason_to_skip(x, wrong):
+            return c, [], reason, near
+        found = find_class_slices(x, wrong, probs, preds, directions, class_generator(seed, c, "find"))
+        if not found:
+            return c, [], "no group of its errors lies together", near
+        tests = confirm_class(found, x2, wrong2, groups2, probs2, class_generator(seed, c, "confirm"))
+        swapped = None
+        if stability:
+            swapped = find_class_slices(x2, wrong2, probs2, preds2, directions, class_generator(seed, c, "swapped"))
+            both = np.concatenate([x, x2])
+            swapped = np.array([s.score(both) for s in swapped])
+        slices = []
+        for rank, (s, (intercept, flagged, rest, p, beyond)) in enumerate(zip(found, tests, strict=True), start=1):
+            hardest = np.flatnonzero(flagged)[np.argsort(s.score(x2[flagged]), kind="stable")]
+            rates = [float(wrong2[rows].mean()) if rows.any() else float("nan") for rows in (flagged, rest)]
+            stable = float("nan")
+            if swapped is not None:
+                stable = overlap(s.score(both), swapped, round(s.share * len(both)))
+            sizes = [
+                effective_size(wrong2[rows], None if groups2 is None else groups2[rows]) for rows in (flagged, rest)
+            ]
+            result = Slice(
+                id="",
+                class_index=c,
+                class_name="",
+                rank=rank,
+                direction=s.direction,
+                intercept=intercept,
+                members=parts[1][hardest],
+                found_members=parts[0][s.members],
+                size=int(flagged.sum()),
+                rest=int(rest.sum()),
+                error_rate=rates[0],
+                rest_error_rate=rates[1],
+                difference=rates[0] - rates[1],
+                interval=(float("nan"), float("nan")),
+                p_value=p,
+                q_value=float("nan"),
+                beyond_confidence_p=beyond,
+                beyond_confidence_q=float("nan"),
+                verdict="",
+                images_needed=None,
+                stability=stable,
+                wrong_as=_commonest(preds2[flagged & wrong2]),
+                rest_wrong_as=_commonest(preds2[rest & wrong2]),
+            )
+            slices.append((result, sizes))
+        return c, slices, None, near
+
+
+def _verdicts(tested, fdr):
+    """Fill in what depends on the whole family: q-values, intervals, verdicts."""
+    q = benjamini_hochberg([s.p_value for s, _ in tested])
+    confirmed = q <= fdr
+    level = 1 - 0.05 * max(1, int(confirmed.sum())) / max(1, len(tested))
+    beyond = np.full(len(tested), np.nan)
+    known = np.array([np.isfinite(s.beyond_confidence_p) for s, _ in tested], dtype=bool)
+    chosen = np.flatnonzero(confirmed & known)
+    beyond[chosen] = benjamini_hochberg([tested[i][0].beyond_confidence_p for i in chosen])
+    slices = []
+    for i, (s, sizes) in enumerate(tested):
+        verdict, needed = (CONFIRMED, None) if confirmed[i] else _unconfirmed(s, fdr / len(tested))
+        slices.append(
+            replace(
+                s,
+                q_value=float(q[i]),
+                interval=newcombe_interval(s.error_rate, sizes[0], s.rest_error_rate, sizes[1], level),
+                beyond_confidence_q=float(beyond[i]),
+                verdict=verdict,
+                images_needed=needed,
+            )
+        )
+    return slices
+
+
+def _unconfirmed(s, level):
+    """Verdict of a slice with q > fdr and, for too few images, how many of its class would do."""
+    images = s.size + s.rest
+    if not (s.size and s.rest):
+        return TOO_FEW, None
+    rate = (s.size * s.error_rate + s.rest * s.rest_error_rate) / images
+    twice = min(2 * rate, (1 + rate) / 2)
+    if detection_power(images, s.size, twice, rate, level) >= POWER_NEEDED:
+        return NOT_CONFIRMED, None
+    return TOO_FEW, images_for_power(s.size / images, twice, rate, level, start=images)
+
+
+def _commonest(predictions):
+    """The commonest of these class indices, the smallest of equals, -1 for none."""
+    return int(np.bincount(predictions).argmax()) if len(predictions) else -1
+
+
+# ---- Checks ---------------------------------------------------------------------------------------------------------
+
+
+def _check_fraction(name, value):
+    if not 0 < value < 1:
+        raise UserError(f"{name} is {value}: give a number between 0 and 1, both excluded")
+
+
+def _check_directions(directions):
+    if directions != "auto" and not (isinstance(directions, int | np.integer) and directions >= 1):
+        raise UserError(f"directions is {directions!r}: give auto, or how many slices a class may have")
+
+
+def _integers(values, name):
+    values = np.asarray(values)
+    if values.ndim != 1 or not np.issubdtype(values.dtype, np.integer) or (len(values) and values.min() < 0):
+        raise UserError(f"{name} must be one class index (0, 1, ...) for each image")
+    return values
+
+
+def _rows(rows, n, name):
+    """Row numbers from row numbers or a mask."""
+    rows = np.asarray(rows)
+    if rows.dtype == bool:
+        if len(rows) != n:
+            raise UserError(
+                f"the mask {name} has {len(rows)} rows and the embeddings have {n}: give one for each image"
+            )
+        return np.flatnonzero(rows)
+    rows = rows.astype(np.int64)
+    if len(rows) and (rows.min() < 0 or rows.max() >= n):
+        raise UserError(f"{name} names rows outside the {n} of the embeddings")
+    if len(np.unique(rows)) < len(rows):
+        raise UserError(f"{name} names a row twice: give each image once")
+    return rows

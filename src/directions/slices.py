@@ -1,0 +1,280 @@
+"""Several failures of one class, found on its labelled images: plain arrays in, plain dataclasses out.
+
+One linear classifier between a class's right and wrong images finds the union of its failures and tells none apart. How
+the errors are *grouped* decides (the learner hardly matters), so that many groupings compete here:
+
+1. the embedding is cut to the class's first principal coordinates;
+2. k-means of the errors alone, for several k and seeds, gives candidate groups;
+3. a candidate's direction is that of a shrunken linear discriminant between its errors and the class's right images;
+4. its score is cross-fitted: every image is scored by a direction that has not seen it, so that the error rate of the
+   region at the hard end is honest;
+5. regions are taken greedily by error rate, each mostly free of the images of those before it, and the direction of
+   what is taken is fitted again on all images.
+
+A direction is a linear function of the preprocessed embedding (`svm_path.Preprocess`), so that images without labels,
+captions and tomorrow's images can be scored. Negative is hard, as for the single SVM. Source: ours.
+"""
+
+import zlib
+from dataclasses import dataclass
+
+import numpy as np
+
+COORDINATES = 128
+CLUSTERS = (5, 8, 12, 20)
+KMEANS_SEEDS = 2
+KMEANS_STARTS = 3
+SMALLEST_CLUSTER = 6
+SHRINKAGE = 0.9
+FOLDS = 3
+REGION_PER_ERROR = 1.5
+LARGEST_SHARE = 0.4
+PRIOR_IMAGES = 10
+MOST_SLICES = 5
+FREE_SHARE = 0.5
+
+
+@dataclass(frozen=True)
+class FoundSlice:
+    """One failure of a class as found, before any test.
+
+    direction: float64 (d,) and intercept: score = x @ direction + intercept, lowest = hardest. The cut that separates
+    the region from the rest of the class is in the intercept: flagged where score <= 0.
+    share: the region's share of the class's images.
+    members: int64, rows of `x` in the region, hardest first, by cross-fitted scores; errors: how many are wrong.
+    """
+
+    direction: np.ndarray
+    intercept: float
+    share: float
+    members: np.ndarray
+    errors: int
+
+    def score(self, x):
+        """Decision values (n,) of preprocessed embeddings `x` (n, d)."""
+        return x @ self.direction + self.intercept
+
+
+def class_generator(seed, class_index, purpose=""):
+    """A random generator of one class's own: the same whatever other classes there are, and in whichever process."""
+    return np.random.default_rng([seed, class_index, zlib.crc32(purpose.encode())])
+
+
+def reason_to_skip(x, wrong):
+    """Why no slice can be sought in a class, in words that follow "skipped: ", or None."""
+    if len(x) == 0:
+        return "it has no images"
+    if not wrong.any():
+        return "the model is right on all of its images"
+    if wrong.all():
+        return "the model is wrong on all of its images"
+    if wrong.sum() < 2 or (~wrong).sum() < 2:
+        return f"it has {int(wrong.sum())} wrong and {int((~wrong).sum())} right images, 2 of each are needed"
+    if np.ptp(x, axis=0).max() <= 1e-12:
+        return "its embeddings are all the same"
+    return None
+
+
+def find_class_slices(x, wrong, probs=None, preds=None, directions="auto", rng=None):
+    """The slices of one class, in the order in which they were taken.
+
+    x: float64 (n, d), preprocessed embeddings of the class's images; wrong: bool (n,), where the model errs.
+    probs (n, classes) and preds (n,): the model's outputs; they may group errors, never score.
+    directions: "auto" (at most 5, fewer where no candidate's error rate exceeds the class's), or how many at most.
+    rng: a `numpy.random.Generator` (`class_generator`); the answer depends on it and the arrays alone.
+    Returns a list of `FoundSlice`, empty where `reason_to_skip` gives one.
+    """
+    wrong = np.asarray(wrong, dtype=bool)
+    if reason_to_skip(x, wrong):
+        return []
+    rng = np.random.default_rng(0) if rng is None else rng
+    most = MOST_SLICES if directions == "auto" else int(directions)
+    coordinates = principal_coordinates(x)
+    z = coordinates.of(x)
+    candidates = candidate_groups(z[wrong], rng)
+    weights = np.zeros((len(candidates), len(z)))
+    weights[:, wrong] = candidates
+    scale = shrunken_variances(z)
+    scores = cross_fitted_scores(z, weights, wrong, scale, folds(wrong, rng))
+    return [
+        _refitted(coordinates, z, weights[c], wrong, scale, scores[c], members)
+        for c, members in take_regions(scores, candidates.sum(axis=1), wrong, most, only_better=directions == "auto")
+    ]
+
+
+@dataclass(frozen=True)
+class Coordinates:
+    """An affine map to principal coordinates: (x - mean) @ basis; mean (d,), basis (d, k)."""
+
+    mean: np.ndarray
+    basis: np.ndarray
+
+    def of(self, x):
+        """Coordinates (n, k) of x (n, d)."""
+        return (x - self.mean) @ self.basis
+
+    def direction(self, w):
+        """The direction (d,) and the intercept in the embedding of a direction `w` (k,) in coordinates."""
+        direction = self.basis @ w
+        return direction, -float(self.mean @ direction)
+
+
+def principal_coordinates(x, most=COORDINATES):
+    """The first principal coordinates of x (n, d), at most `most`, and only those with variance."""
+    mean = x.mean(axis=0)
+    centred = x - mean
+    # The smaller of the two Gram matrices has the same spectrum.
+    if len(x) < x.shape[1]:
+        values, vectors = np.linalg.eigh(centred @ centred.T)
+        values, vectors = values[::-1][:most], vectors[:, ::-1][:, :most]
+        keep = values > 1e-10 * values[0]
+        basis = centred.T @ (vectors[:, keep] / np.sqrt(values[keep]))
+    else:
+        values, vectors = np.linalg.eigh(centred.T @ centred)
+        values, vectors = values[::-1][:most], vectors[:, ::-1][:, :most]
+        basis = vectors[:, values > 1e-10 * values[0]]
+    return Coordinates(mean, basis)
+
+
+def shrunken_variances(z, shrinkage=SHRINKAGE):
+    """Variances (k,) of principal coordinates, which are uncorrelated, shrunk towards their mean."""
+    variances = z.var(axis=0)
+    return (1 - shrinkage) * variances + shrinkage * variances.mean()
+
+
+def candidate_groups(z, rng, clusters=CLUSTERS, seeds=KMEANS_SEEDS, smallest=SMALLEST_CLUSTER):
+    """Groups of a class's errors z (m, k) that may be failures: float64 0/1 (candidates, m), duplicates dropped.
+
+    The first is all errors together: what the single direction looks for.
+    """
+    groups = [np.ones((1, len(z)))]
+    for k in clusters:
+        k = min(k, len(z) // smallest)
+        if k < 2:
+            continue
+        for _ in range(seeds):
+            labels = k_means(z, k, rng)
+            groups.append(labels == np.arange(k)[:, None])
+    groups = np.concatenate(groups).astype(np.float64)
+    groups = groups[(groups.sum(axis=1) >= smallest) | (np.arange(len(groups)) == 0)]
+    _, first = np.unique(groups, axis=0, return_index=True)
+    return groups[np.sort(first)]
+
+
+def k_means(z, k, rng, starts=KMEANS_STARTS, most_steps=50):
+    """Lloyd's algorithm from k-means++ starts; labels (m,) of the best of `starts` runs, which move together.
+
+    scikit-learn's `KMeans` spends a millisecond around each run, longer than a class's few errors take.
+    """
+    m, p = z.shape
+    squares = np.einsum("ij,ij->i", z, z)
+
+    def distances(centres):
+        """Squared distances (starts, centres of each, m)."""
+        products = (centres.reshape(-1, p) @ z.T).reshape(*centres.shape[:-1], m)
+        return np.einsum("skp,skp->sk", centres, centres)[..., None] - 2 * products + squares
+
+    centres = z[rng.integers(m, size=starts)][:, None]
+    nearest = distances(centres)[:, 0].clip(0)
+    for _ in range(k - 1):
+        total = nearest.sum(axis=1, keepdims=True)
+        chances = np.where(total > 0, nearest / np.where(total > 0, total, 1), 1 / m)
+        picks = (chances.cumsum(axis=1) < rng.random((starts, 1))).sum(axis=1).clip(max=m - 1)
+        added = z[picks][:, None]
+        centres = np.concatenate([centres, added], axis=1)
+        nearest = np.minimum(nearest, distances(added)[:, 0].clip(0))
+    labels = None
+    for _ in range(most_steps):
+        to_centres = distances(centres)
+        updated = to_centres.argmin(axis=1)
+        if labels is not None and (updated == labels).all():
+            break
+        labels = updated
+        inside = (labels[:, None] == np.arange(k)[:, None]).astype(np.float64)
+        sizes = inside.sum(axis=2)[..., None]
+        means = (inside.reshape(-1, m) @ z).reshape(starts, k, p)
+        centres = np.where(sizes > 0, means / np.maximum(sizes, 1), centres)
+    inertia = np.take_along_axis(to_centres, labels[:, None], axis=1).sum(axis=(1, 2))
+    return labels[inertia.argmin()]
+
+
+def folds(wrong, rng, count=FOLDS):
+    """A fold number (n,) for every image; wrong and right ones are each spread evenly."""
+    fold = np.empty(len(wrong), dtype=np.int64)
+    for kind in (wrong, ~wrong):
+        rows = rng.permutation(np.flatnonzero(kind))
+        fold[rows] = np.arange(len(rows)) % count
+    return fold
+
+
+def _directions(z, weights, wrong, scale):
+    """Discriminant directions (candidates, k) between each candidate's errors and the right images."""
+    sizes = weights.sum(axis=1, keepdims=True)
+    means = weights @ z / np.maximum(sizes, 1e-12)
+    # Negative is hard.
+    return np.where(sizes > 0, z[~wrong].mean(axis=0) - means, 0) / scale
+
+
+def cross_fitted_scores(z, weights, wrong, scale, fold):
+    """Scores (candidates, n), lowest = hardest, of images that their direction has not seen.
+
+    Each fold's are in deviations of its right images from their mean, so that folds compare.
+    """
+    scores = np.zeros(weights.shape)
+    for f in np.unique(fold):
+        out = fold == f
+        if wrong[~out].all() or wrong[out].all():
+            continue
+        w = _directions(z[~out], weights[:, ~out], wrong[~out], scale)
+        scores[:, out] = _standardised(w @ z[out].T, wrong[out])
+    return scores
+
+
+def _standardised(scores, wrong):
+    right = scores[:, ~wrong]
+    deviation = right.std(axis=1, keepdims=True)
+    return (scores - right.mean(axis=1, keepdims=True)) / np.where(deviation > 0, deviation, 1)
+
+
+def take_regions(scores, sizes, wrong, most, only_better=True):
+    """Candidates worth keeping, each with its region's rows, hardest first: a list of (candidate, rows).
+
+    scores: (candidates, n); sizes: errors of each candidate. A region is the hard end of a candidate's scores, 1.5
+    times as many images as it has errors. Greedily, the highest error rate among images not yet taken, shrunken
+    towards the class's, goes first; `only_better` stops where none exceeds the class's.
+    """
+    n, base = len(wrong), wrong.mean()
+    lengths = np.clip(np.round(REGION_PER_ERROR * sizes), SMALLEST_CLUSTER, max(1, int(LARGEST_SHARE * n))).astype(int)
+    order = np.argsort(scores, axis=1, kind="stable")
+    inside = np.zeros(scores.shape, dtype=bool)
+    np.put_along_axis(inside, order, np.arange(n) < lengths[:, None], axis=1)
+    taken = np.zeros(n, dtype=bool)
+    kept = []
+    while len(kept) < most:
+        free = inside & ~taken
+        count = free.sum(axis=1)
+        rates = ((free & wrong).sum(axis=1) + PRIOR_IMAGES * base) / (count + PRIOR_IMAGES)
+        rates[(count < FREE_SHARE * lengths) | (count == 0)] = -1
+        best = int(rates.argmax())
+        if rates[best] < 0 or (only_better and rates[best] <= base):
+            break
+        kept.append((best, order[best, : lengths[best]]))
+        taken |= inside[best]
+        inside[best] = False
+    return kept
+
+
+def _refitted(coordinates, z, weights, wrong, scale, scores, members):
+    """The candidate's direction fitted on all images, with the cut of its cross-fitted region."""
+    w = _directions(z, weights[None], wrong, scale)[0]
+    right = z[~wrong] @ w
+    direction, intercept = coordinates.direction(w)
+    deviation = right.std() or 1.0
+    cut = scores[members[-1]]
+    return FoundSlice(
+        direction / deviation,
+        (intercept - right.mean()) / deviation - cut,
+        len(members) / len(z),
+        members,
+        int(wrong[members].sum()),
+    )
