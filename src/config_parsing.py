@@ -153,6 +153,12 @@ class SVMConfig(_Options):
         None, description="side of the images given to it, pixels; by default its own"
     )
 
+    directions: Literal["auto"] | PositiveInt = Field(
+        "auto", description="failures sought in each class: auto, or at most so many; the single SVM is there always"
+    )
+    fdr: Annotated[float, Field(gt=0, lt=1)] = Field(0.1, description="share of confirmed failures that may be false")
+    confirm: Literal["test", "unlabeled"] = Field("test", description="split whose images confirm failures")
+
     @model_validator(mode="after")
     def _model_is_named(self):
         if self.embedding == "timm" and not self.timm_model:

@@ -12,6 +12,7 @@ torchrun --nproc-per-node=4 train_svms.py ... shares out the pass of the model a
 
 import argparse
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,8 @@ from ..captions.naming import with_captions
 from ..captions.vocabulary import get_caption_set
 from ..config_parsing import DatasetConfig, SVMConfig, load_dataset_config, load_svm_config, split_overrides
 from ..data.splits import open_splits
-from ..directions.analysis import analyse, class_table, with_minority
+from ..directions.analysis import analyse, class_table, slices_in_words, with_minority, with_slices
+from ..directions.confirm_uses import count_use
 from ..directions.job_backends import JobsBackend
 from ..directions.minority import check_spurious
 from ..directions.results import AttributeRate, CaptionRow, MinorityPrecision, OutputFiles, table_rows, write_analysis
@@ -110,6 +112,7 @@ class Inputs:
     embedding: Any
     caption_set: Any
     jobs_backend: JobsBackend
+    cache: Path
     predictions: dict
     latents: dict
 
@@ -155,6 +158,7 @@ def load(args):
         embedding=embedding,
         caption_set=caption_set,
         jobs_backend=jobs_backend,
+        cache=Path(cache),
         predictions=predictions,
         latents=latents,
     )
@@ -174,6 +178,20 @@ def distil(inputs, args):
         jobs=args.jobs,
         jobs_backend=inputs.jobs_backend,
     )
+    config = inputs.svm_config
+    if config.confirm in inputs.splits:
+        found = with_slices(
+            found,
+            inputs.latents,
+            confirm=config.confirm,
+            confidences={name: predictions.highest for name, predictions in inputs.predictions.items()},
+            directions=config.directions,
+            fdr=config.fdr,
+            jobs=args.jobs,
+        )
+        tested = found.result.splits[config.confirm]
+        uses = count_use(inputs.cache, tested.classes, tested.preds)
+        found = replace(found, result=replace(found.result, found=replace(found.result.found, uses=uses)))
     if inputs.caption_set:
         found = with_captions(found, inputs.latents, inputs.embedding.clip, inputs.caption_set, args.top_k)
     if args.spurious:
@@ -232,6 +250,7 @@ def show(found, inputs):
         name = inputs.config.names[inputs.condition]
         print(f"threshold of {name} with the best F1 on validation: {inputs.threshold:.2f}")
     print(format_table(*class_table(found)))
+    print(slices_in_words(found.result))
     if len(found.result.skipped) == len(inputs.class_names):
         print("no class has a direction: take more validation images, or a lower svm_args.cv")
     elif inputs.svm_config.embedding == "latent":

@@ -1,16 +1,20 @@
 """From a model's predictions and embeddings to its failures: arrays in, an `Analysis` out."""
 
 import contextlib
-from dataclasses import replace
+from collections import Counter
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from ..runtime.errors import UserError
+from ..runtime.tables import format_table
 from ..svm_utils import SVMFitter
 from .class_fit import balanced_accuracy
+from .confirmation import find_and_confirm
 from .job_backends import JobsBackend
 from .label_noise import looks_like
 from .minority import attribute_rates, minority_precision, minority_values
-from .results import Analysis, AttributeRate, MinorityPrecision, Result, SplitResult
+from .results import Analysis, AttributeRate, FoundSlices, MinorityPrecision, Result, SliceRow, SplitResult, slice_rows
 
 
 def analyse(
@@ -27,7 +31,8 @@ def analyse(
     """Fit the directions on validation, and say of every image of every split how it looks to them.
 
     Args:
-        predictions: dict split -> `Predictions` with a class and a confidence an example; train, val and maybe others.
+        predictions: dict split -> `Predictions` with a class and a confidence an example; val and maybe others. Without
+            train, whitening is that of val.
         latents: dict split -> float (N, d), not preprocessed.
         class_names: list of K strings.
         svm_config: an `SVMConfig`.
@@ -53,7 +58,7 @@ def analyse(
     )
     val = predictions["val"]
     with stage("whitening"):
-        fitter.set_preprocess(latents["train"] if svm_config.whiten else None)
+        fitter.set_preprocess(latents.get("train", latents["val"]) if svm_config.whiten else None)
     with stage("SVMs"), (jobs_backend or JobsBackend.parse("local")).connected():
         fitter.fit(preds=val.preds, ys=val.labels, latents=latents["val"], num_classes=len(class_names))
     splits = {}
@@ -69,10 +74,11 @@ def analyse(
                 spuriouses=(spurious or {}).get(name),
             )
     # For train alone: what an image looks like, and how hard it would be as one of that class (see label_noise).
-    with stage("what train images look like"):
-        like = looks_like(latents["train"], latents["val"], val.labels)
-        _, values = fitter.predict(ys=like, latents=latents["train"])
-        splits["train"] = replace(splits["train"], looks_like=like, looks_like_values=values)
+    if "train" in latents:
+        with stage("what train images look like"):
+            like = looks_like(latents["train"], latents["val"], val.labels)
+            _, values = fitter.predict(ys=like, latents=latents["train"])
+            splits["train"] = replace(splits["train"], looks_like=like, looks_like_values=values)
     result = Result(
         class_names=list(class_names),
         cv_scores=fitter.cv_scores,
@@ -81,6 +87,153 @@ def analyse(
         svm_config=svm_config,
     )
     return Analysis(result, fitter)
+
+
+def with_slices(
+    found,
+    latents,
+    *,
+    find="val",
+    confirm="test",
+    confidences=None,
+    groups=None,
+    directions="auto",
+    fdr=0.1,
+    seed=0,
+    jobs=-1,
+):
+    """An `Analysis` with the failures that `find` shows and `confirm` tests: its result's `found`, and `SliceRow`s.
+
+    Args:
+        found: from `analyse`; its fitter's preprocessing is that of the slices.
+        latents: dict split -> float (N, d), as there.
+        confidences: dict split -> float (N,), the model's highest probability; without it nothing is said of
+            confidence.
+        groups: dict split -> (N,), images that belong together.
+        directions, fdr, seed, jobs: as in `confirmation.find_and_confirm`.
+
+    Returns:
+        `Analysis`; every split knows the decision values of the slices of its classes.
+
+    Raises:
+        UserError: as `find_and_confirm` does; no such split.
+    """
+    result = found.result
+    for name in (find, confirm):
+        if name not in result.splits:
+            raise UserError(
+                f"there is no split {name} to find or confirm failures on; there is {', '.join(result.splits)}"
+            )
+    parts = [result.splits[name] for name in (find, confirm)]
+    cut = len(parts[0])
+
+    def both(of):
+        return None if of is None else np.concatenate([of[find], of[confirm]])
+
+    findings = find_and_confirm(
+        _Stacked(latents[find], latents[confirm]),
+        np.concatenate([part.classes for part in parts]),
+        np.concatenate([part.preds for part in parts]),
+        np.arange(cut),
+        np.arange(cut, cut + len(parts[1])),
+        class_names=result.class_names,
+        groups=both(groups),
+        probs=None if confidences is None else both(confidences)[:, None],
+        directions=directions,
+        fdr=fdr,
+        seed=seed,
+        preprocess=found.fitter.preprocess,
+        jobs=jobs,
+    )
+    slices = FoundSlices(
+        slices=[replace(one, members=one.members - cut) for one in findings.slices],
+        skipped=findings.skipped,
+        find=find,
+        confirm=confirm,
+        fdr=fdr,
+        seed=seed,
+        near_duplicates=findings.near_duplicates,
+        shared_groups=findings.shared_groups,
+    )
+    splits = {
+        name: replace(split, slice_values=slice_values(slices, found.fitter.preprocess, latents[name], split.classes))
+        for name, split in result.splits.items()
+    }
+    result = replace(result, found=slices, splits=splits)
+    return replace(found, result=result, tables={**found.tables, SliceRow: slice_rows(result)})
+
+
+@dataclass(frozen=True)
+class _Stacked:
+    """Two arrays (N, d), either of which may be a memory map, as one whose rows are read when they are asked for."""
+
+    first: np.ndarray
+    second: np.ndarray
+
+    def __len__(self):
+        return len(self.first) + len(self.second)
+
+    @property
+    def shape(self):
+        return len(self), self.first.shape[1]
+
+    def __getitem__(self, rows):
+        cut = len(self.first)
+        taken = np.empty((len(rows), self.shape[1]), np.result_type(self.first, self.second))
+        taken[rows < cut] = self.first[rows[rows < cut]]
+        taken[rows >= cut] = self.second[rows[rows >= cut] - cut]
+        return taken
+
+
+def slice_values(found, preprocess, latents, classes):
+    """Decision values of the slices of each example's class, by rank: float32 (N, S), NaN where there is none.
+
+    Args:
+        found: `FoundSlices`. preprocess: of embeddings, as `SVMFitter.preprocess`.
+        latents: float (N, d), not preprocessed. classes: int (N,), whose slices are asked.
+    """
+    values = np.full((len(classes), max((one.rank for one in found.slices), default=0)), np.nan, dtype=np.float32)
+    order = np.argsort(classes, kind="stable")
+    for c in sorted({one.class_index for one in found.slices}):
+        rows = order[slice(*np.searchsorted(classes[order], [c, c + 1]))]
+        z = preprocess(latents[rows])
+        for one in found.of_class(c):
+            values[rows, one.rank - 1] = one.score(z)
+    return values
+
+
+def slices_in_words(result):
+    """What was found on one split and what stands on another, for a terminal: a table and what bears on it."""
+    found = result.found
+    if found is None:
+        return "failures were not sought, because there is no second split of images to test them on"
+    tested = f"{len(result.splits[found.confirm]):,} images of {found.confirm}"
+    lines = [f"\nfailures found on {found.find}, tested on the {tested} at a false discovery rate of {found.fdr:g}"]
+    header = ["slice", "verdict", "images", "error rate", "rest", "difference", "q", "mostly taken for"]
+    rows = [
+        [
+            one.id,
+            one.verdict,
+            one.size,
+            one.error_rate,
+            one.rest_error_rate,
+            f"{one.difference:+.3f} [{one.interval[0]:+.3f}, {one.interval[1]:+.3f}]",
+            f"{one.q_value:.2g}",
+            "" if one.wrong_as < 0 else result.class_names[one.wrong_as],
+        ]
+        for one in found.slices
+    ]
+    if rows:
+        lines.append(format_table(header, rows, left=2))
+    lines.append(f"confirmed: {len(found.confirmed)} of {len(rows)}")
+    if found.near_duplicates:
+        lines.append(
+            f"{found.near_duplicates} images of {found.confirm} are near-duplicates of images of {found.find}: "
+            "the test is too hopeful by them"
+        )
+    if found.uses > 1:
+        lines.append(f"this is use {found.uses} of these images to judge this model: each makes the test more hopeful")
+    return "\n".join(lines)
 
 
 def with_minority(found, given=None):
@@ -109,6 +262,7 @@ def class_table(found):
         header and rows; the last row is over all classes.
     """
     fitter, splits = found.fitter, {name: found.result.splits[name] for name in ("val", "test")}
+    confirmed = Counter(one.class_index for one in found.result.found.confirmed) if found.result.found else {}
     rows = []
     for c, name in enumerate(found.result.class_names):
         of_class = {split: columns.classes == c for split, columns in splits.items()}
@@ -116,7 +270,7 @@ def class_table(found):
         says_right = splits["test"].ypred[of_class["test"]]
         row = [name, *(float(right[split].mean()) if len(right[split]) else None for split in right)]
         if c in fitter.skipped:
-            rows.append([*row, None, None, None, None, f"skipped: {fitter.skipped[c]}"])
+            rows.append([*row, None, None, None, None, f"no direction: {fitter.skipped[c]}"])
             continue
         rows.append(
             [
@@ -125,7 +279,7 @@ def class_table(found):
                 "-" if np.isnan(fitter.C[c]) else f"{fitter.C[c]:g}",
                 f"{(says_right == 0).sum()} of {len(says_right)}",
                 balanced_accuracy(right["test"] == 1, says_right == 1),
-                "no consistent failure" if fitter.no_consistent_failure[c] else "",
+                confirmed.get(c, ""),
             ]
         )
     test = splits["test"]
@@ -141,4 +295,13 @@ def class_table(found):
             "",
         ]
     )
-    return ["class", "val acc", "test acc", "CV score", "C", "flagged (test)", "bal. acc (test)", ""], rows
+    return [
+        "class",
+        "val acc",
+        "test acc",
+        "CV score",
+        "C",
+        "flagged (test)",
+        "bal. acc (test)",
+        "failures confirmed",
+    ], rows

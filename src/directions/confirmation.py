@@ -17,10 +17,10 @@ from joblib import Parallel, delayed
 from scipy import special, stats
 from threadpoolctl import threadpool_limits
 
-from ..errors import UserError
+from ..runtime.errors import UserError
 from .slices import class_generator, find_class_slices, reason_to_skip
 
-CONFIRMED, NOT_CONFIRMED, TOO_FEW = "confirmed", "not confirmed", "too few images"
+CONFIRMED, NOT_CONFIRMED, TOO_FEW = VERDICTS = ("confirmed", "not confirmed", "too few images")
 FIND_NAMES, CONFIRM_NAMES = ("find", "val"), ("confirm", "test")
 CONFIDENCE_STRATA = 10
 PERMUTATIONS, ENOUGH_EXCEEDANCES = 9_999, 100

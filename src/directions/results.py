@@ -19,6 +19,7 @@ from ..runtime.english import some
 from ..runtime.errors import UserError
 from ..runtime.files import write_csv, written_together
 from ..runtime.pt_files import FLOATS, INTEGERS, is_plain, is_plain_tensor, load_pt, save_pt
+from .confirmation import CONFIRMED, VERDICTS, Slice
 
 FORMAT = 2
 SIDES = ("hard", "easy")  # of a direction
@@ -44,6 +45,9 @@ class SplitResult:
         confs: (N,) float, the base model's probability of the true class.
         indices: (N,) int64, the examples' `index` in their beton.
         spuriouses: (N,) int64, where the beton has the field.
+        slice_values: (N, S) float32, decision values of the slices of each example's class, in the order of their rank;
+            NaN where the class has fewer than S.
+        paths: list of N strings, the files of the images, where they are known.
         looks_like, looks_like_values: (N,) int64 and float64, train only: see `label_noise`.
         hard_similarity, easy_similarity: (N,) float64, with captions: see `captions.subpopulations`.
     """
@@ -59,6 +63,8 @@ class SplitResult:
     classes: np.ndarray
     confs: np.ndarray
     indices: np.ndarray
+    slice_values: np.ndarray | None = None
+    paths: list | None = None
     spuriouses: np.ndarray | None = None
     looks_like: np.ndarray | None = None
     looks_like_values: np.ndarray | None = None
@@ -75,6 +81,40 @@ class SplitResult:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
+class FoundSlices:
+    """The failures that were found on one split and tested on another.
+
+    Attributes:
+        slices: list of `confirmation.Slice`, most harm first; `members` are positions in the confirm split,
+            `found_members` in the find split.
+        skipped: dict class -> why no slice was sought.
+        find, confirm: names of the splits; fdr: level of the family of tests; seed: of the search.
+        near_duplicates: images of the confirm split with a near-duplicate in the find split.
+        shared_groups: groups with images in both.
+        uses: how often these confirm images have tested failures of this model, this time included.
+    """
+
+    slices: list
+    skipped: dict
+    find: str
+    confirm: str
+    fdr: float
+    seed: int
+    near_duplicates: int
+    shared_groups: int
+    uses: int = 1
+
+    @property
+    def confirmed(self):
+        """The slices whose verdict is "confirmed", most harm first."""
+        return [found for found in self.slices if found.verdict == CONFIRMED]
+
+    def of_class(self, c):
+        """The slices of a class, by rank."""
+        return sorted((found for found in self.slices if found.class_index == c), key=lambda found: found.rank)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Result:
     """The failures of a model: what `OUT.pt` holds.
 
@@ -83,6 +123,7 @@ class Result:
         cv_scores: (K,) float64, NaN where a class was skipped.
         skipped: dict class -> reason.
         splits: dict split -> `SplitResult`, in the order of `SPLITS`.
+        found: `FoundSlices`, where failures were sought; None in results of format 1.
         dataset_config, svm_config: what it was made with; keys that this version does not know are left out.
         args: the command line, a dict. environment: see `runtime.environment`.
         train_labels_digest: hash of the train beton's labels, which ties interventions to it.
@@ -94,6 +135,7 @@ class Result:
     cv_scores: np.ndarray
     skipped: dict
     splits: dict
+    found: FoundSlices | None = None
     dataset_config: DatasetConfig | None = None
     svm_config: SVMConfig | None = None
     args: dict = field(default_factory=dict)
@@ -131,6 +173,30 @@ class MinorityPrecision:
     svm: float
     confidence: float
     base_rate: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class SliceRow:
+    """A row of `OUT_slices.csv`; see `confirmation.Slice`. low and high: the interval of the difference."""
+
+    ending = "slices.csv"
+
+    id: str
+    class_name: str
+    verdict: str
+    size: int
+    error_rate: float
+    rest_error_rate: float
+    difference: float
+    low: float
+    high: float
+    p_value: float
+    q_value: float
+    beyond_confidence_q: float
+    wrong_as: str
+    rest_wrong_as: str
+    stability: float
+    images_needed: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,7 +241,7 @@ def _check_side(side):
         raise ValueError(f"side is {side!r}")
 
 
-TABLES = (AttributeRate, MinorityPrecision, CaptionRow, SubpopulationRow)
+TABLES = (SliceRow, AttributeRate, MinorityPrecision, CaptionRow, SubpopulationRow)
 
 
 @dataclass(frozen=True, eq=False)
@@ -251,7 +317,7 @@ def write_result(files, result, fitter):
     """Write `OUT_model.pt` and `OUT.pt`."""
     state = fitter.state()
     content = {"format": FORMAT, "args": result.args}
-    for name in ("dataset_config", "svm_config"):
+    for name in _CONFIGS:
         if getattr(result, name) is not None:
             content[name] = getattr(result, name).model_dump()
     content |= {
@@ -263,6 +329,8 @@ def write_result(files, result, fitter):
     for name in ("train_labels_digest", "extra_indices", "bce_threshold"):
         if getattr(result, name) is not None:
             content[name] = _as_stored(getattr(result, name))
+    if result.found:
+        content["found"] = _stored_slices(result.found)
     skipped = {str(c): reason for c, reason in result.skipped.items()}
     for name, split in result.splits.items():
         columns = {key: _as_stored(value) for key, value in vars(split).items() if value is not None}
@@ -274,6 +342,30 @@ def write_result(files, result, fitter):
 
 def _as_stored(value):
     return torch.from_numpy(value) if isinstance(value, np.ndarray) else value
+
+
+def _stored_slices(found):
+    slices = [{name: _as_stored(value) for name, value in vars(one).items()} for one in found.slices]
+    skipped = {str(c): reason for c, reason in found.skipped.items()}
+    return vars(found) | {"slices": slices, "skipped": skipped}
+
+
+def slice_rows(result):
+    """The `SliceRow`s of a result, most harm first."""
+
+    def name(c):
+        return "" if c < 0 else result.class_names[c]
+
+    return [
+        SliceRow(
+            **{field.name: getattr(one, field.name) for field in fields(SliceRow) if hasattr(one, field.name)}
+            | {"wrong_as": name(one.wrong_as), "rest_wrong_as": name(one.rest_wrong_as)}
+            | {"images_needed": "" if one.images_needed is None else str(one.images_needed)},
+            low=one.interval[0],
+            high=one.interval[1],
+        )
+        for one in (result.found.slices if result.found else ())
+    ]
 
 
 def write_split_csv(path, split, class_names):
@@ -298,8 +390,13 @@ def _csv_columns(split, class_names, rows):
         "decision_value": [f"{value:.6f}" for value in split.decision_values[rows].tolist()],
         "flagged": [1 - says_right for says_right in split.ypred[rows].tolist()],
     }
+    if split.slice_values is not None:
+        for rank, values in enumerate(split.slice_values[rows].T.tolist(), start=1):
+            columns[f"slice_{rank}"] = ["" if value != value else f"{value:.6f}" for value in values]
     if split.spuriouses is not None:
         columns["spurious"] = split.spuriouses[rows].tolist()
+    if split.paths is not None:
+        columns["path"] = split.paths[rows]
     return columns
 
 
@@ -385,20 +482,23 @@ def read_content(path):
 def as_result(content, path):
     """The `Result` of what `read_content` gave; `path` is for errors and warnings."""
     configs = {}
-    for name, model in (("dataset_config", DatasetConfig), ("svm_config", SVMConfig)):
+    for name, model in _CONFIGS.items():
+        if name not in content:
+            continue
         try:
             configs[name], unknown = stored_config(model, content[name], name)
         except UserError as error:
             raise UserError(f"{path} is damaged: {error}; {MAKE_AGAIN}") from None
         if unknown:
             warnings.warn(f"{path}: {name} has what this version does not know: {', '.join(unknown)}", stacklevel=3)
-    args, config = content["args"], configs["dataset_config"]
-    if config.bce and not (isinstance(args.get("bce_class"), int) and args["bce_class"] >= 0):
+    args, config = content["args"], configs.get("dataset_config")
+    if config and config.bce and not (isinstance(args.get("bce_class"), int) and args["bce_class"] >= 0):
         raise UserError(f"{path} is damaged: args bce_class is not the number of a condition; {MAKE_AGAIN}")
     there = [name for name in SPLITS if f"{name}_metrics" in content]
     extra = content.get("extra_indices")
     return Result(
         class_names=content["class_names"],
+        found=_as_slices(content["found"]) if "found" in content else None,
         cv_scores=content["cv_scores"].numpy(),
         skipped={int(c): reason for c, reason in content[f"{there[0]}_metrics"]["skipped_classes"].items()},
         splits={name: _as_split(content[f"{name}_metrics"]) for name in there},
@@ -409,6 +509,17 @@ def as_result(content, path):
         extra_indices=None if extra is None else extra.numpy(),
         bce_threshold=content.get("bce_threshold"),
     )
+
+
+def _as_slices(found):
+    slices = []
+    for stored in found["slices"]:
+        values = {field.name: stored[field.name] for field in fields(Slice)}
+        values = {key: value.numpy() if isinstance(value, torch.Tensor) else value for key, value in values.items()}
+        slices.append(Slice(**values | {"interval": tuple(stored["interval"])}))
+    skipped = {int(c): reason for c, reason in found["skipped"].items()}
+    known = {field.name: found[field.name] for field in fields(FoundSlices)}
+    return FoundSlices(**known | {"slices": slices, "skipped": skipped})
 
 
 def _as_split(entry):
@@ -422,10 +533,20 @@ def _as_split(entry):
 
 _KINDS = {
     "args": dict,
-    "dataset_config": dict,
-    "svm_config": dict,
     "class_names": list,
     "cv_scores": torch.Tensor,
+}
+_CONFIGS = {"dataset_config": DatasetConfig, "svm_config": SVMConfig}  # none in a result of plain arrays
+_OF_FOUND = {
+    "slices": list,
+    "skipped": dict,
+    "find": str,
+    "confirm": str,
+    "fdr": float,
+    "seed": int,
+    "near_duplicates": int,
+    "shared_groups": int,
+    "uses": int,
 }
 _COLUMNS = ("preds", "classes", "confs", "ytrue", "ypred", "decision_values", "indices")
 _OPTIONAL = ("spuriouses", "looks_like", "looks_like_values", "hard_similarity", "easy_similarity")
@@ -447,7 +568,8 @@ def _check_content(content):
         raise _damaged("format is not a number of a format")
     if number > FORMAT:
         raise _Refused(f"is of format {number}, which takes a newer version than this (it knows 1 to {FORMAT})")
-    missing = [key for key in _KINDS if key not in content]
+    # Format 1 knew no result of plain arrays.
+    missing = [key for key in (*_KINDS, *(_CONFIGS if number == 1 else ())) if key not in content]
     there = [name for name in SPLITS if f"{name}_metrics" in content]
     if not there:
         missing.append("test_metrics")
@@ -456,7 +578,7 @@ def _check_content(content):
         missing += [f"{name}_metrics['{key}']" for key in (*_COLUMNS, "skipped_classes") if key not in entry]
     if missing:
         raise _Refused(f"is not an SVM result: it lacks {some(missing)}")
-    for key, kind in _KINDS.items():
+    for key, kind in {**_KINDS, **dict.fromkeys(_CONFIGS.keys() & content.keys(), dict)}.items():
         if not isinstance(content[key], kind):
             raise _damaged(f"{key} is a {type(content[key]).__name__}")
     # The configs are checked where they are read; what is in these is there to be shown alone.
@@ -474,6 +596,8 @@ def _check_content(content):
         raise _damaged(f"cv_scores is not one number for each of {len(names)} class_names")
     for name in there:
         _check_split(f"{name}_metrics", content[f"{name}_metrics"], len(names))
+    if "found" in content:
+        _check_found(content["found"], len(names), {name: len(content[f"{name}_metrics"]["indices"]) for name in there})
     extra = content.get("extra_indices", torch.arange(0))
     if not is_plain_tensor(extra, 1, INTEGERS) or (extra < 0).any():
         raise _damaged("extra_indices is not a list of positions")
@@ -481,6 +605,34 @@ def _check_content(content):
         raise _damaged("train_labels_digest is not text")
     if not isinstance(content.get("bce_threshold", 0.0), int | float):
         raise _damaged("bce_threshold is not a number")
+
+
+def _check_found(found, num_classes, lengths):
+    """The slices are of these classes, and speak of examples of the splits there are, by `lengths`."""
+    if not isinstance(found, dict) or not all(isinstance(found.get(key), kind) for key, kind in _OF_FOUND.items()):
+        raise _damaged("found is not what a search for failures gives")
+    if found["confirm"] not in lengths or found["find"] not in lengths or not is_plain(found["skipped"]):
+        raise _damaged("found names splits or classes that it does not have")
+    if not set(found["skipped"]) <= {str(c) for c in range(num_classes)}:
+        raise _damaged("found names splits or classes that it does not have")
+    for stored in found["slices"]:
+        where = "found slices"
+        if not isinstance(stored, dict) or not {field.name for field in fields(Slice)} <= set(stored):
+            raise _damaged(f"{where} lack what a slice has")
+        plain = {key: value for key, value in stored.items() if not isinstance(value, torch.Tensor)}
+        if not is_plain({**plain, "interval": list(plain["interval"])}):
+            raise _damaged(f"{where} hold more than text and numbers")
+        for key, kind in (("id", str), ("class_name", str), ("verdict", str), ("class_index", int), ("rank", int)):
+            if not isinstance(stored[key], kind):
+                raise _damaged(f"{where} have a {key} that is none")
+        if not (0 <= stored["class_index"] < num_classes and stored["verdict"] in VERDICTS):
+            raise _damaged(f"{where} have a class or a verdict that is none")
+        if not is_plain_tensor(stored["direction"], 1, FLOATS) or not stored["direction"].isfinite().all():
+            raise _damaged(f"{where} have a direction that is none")
+        for key, split in (("members", "confirm"), ("found_members", "find")):
+            rows = stored[key]
+            if not is_plain_tensor(rows, 1, INTEGERS) or ((rows < 0) | (rows >= lengths[found[split]])).any():
+                raise _damaged(f"{where} have {key} that are none of {found[split]}")
 
 
 def _check_split(where, entry, num_classes):
@@ -505,6 +657,14 @@ def _check_split(where, entry, num_classes):
             raise _damaged(f"{where}['{key}'] holds other than the numbers it should")
         if not whole and (column.isinf() | (column.isnan() & (key not in _MAY_BE_NAN))).any():
             raise _damaged(f"{where}['{key}'] holds NaN or infinity")
+    values = entry.get("slice_values", torch.zeros(len(entry["indices"]), 1))
+    if not is_plain_tensor(values, 2, FLOATS) or len(values) != len(entry["indices"]) or values.isinf().any():
+        raise _damaged(f"{where}['slice_values'] is not a row of numbers an example")
+    paths = entry.get("paths", [])
+    if not isinstance(paths, list) or not is_plain(paths) or not all(map(_is_text, paths)):
+        raise _damaged(f"{where}['paths'] is not a list of paths")
+    if "paths" in entry and len(paths) != len(entry["indices"]):
+        raise _damaged(f"{where}['paths'] is not one path an example")
     for one, other in (("looks_like", "looks_like_values"), ("hard_similarity", "easy_similarity")):
         if (one in entry) != (other in entry):
             raise _damaged(f"{where} has one of {one} and {other} alone")

@@ -4,6 +4,7 @@ import contextlib
 import functools
 import hashlib
 import os
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +37,7 @@ class EmbeddingCache:
         self.folder, self.model, self.embedding = Path(folder), model, embedding
         self.config, self.device = config, device
         how = (config.imgsz, config.val_img_decoder, config.val_aug, config.mean, config.std, config.bce, device.type)
-        self._of_model = f"{how} {weights_digest(model)}"
+        self._of_model = f"{how} {weights_digest(model)} {[field.name for field in fields(Predictions)]}"
         self._of_embedding = f"{self._of_model if embedding.of_model else how} {embedding.name}"
 
     def get(self, loader):

@@ -24,12 +24,14 @@ class Predictions:
         labels: (N,) int64, or (N, k) 0/1 for BCE.
         preds: (N,) int64 predicted class; None for BCE, whose threshold is chosen later.
         confs: (N,) float32 probability of the true label; for BCE (N, k), of each condition being present.
+        highest: (N,) float32 probability of the predicted class, the model's confidence; None for BCE.
     """
 
     indices: np.ndarray
     labels: np.ndarray
     preds: np.ndarray | None
     confs: np.ndarray
+    highest: np.ndarray | None = None
 
     def of_condition(self, condition, threshold):
         """One condition as a two-class task: absent (0) or present (1), with the confidence of the true state."""
@@ -40,6 +42,7 @@ class Predictions:
             labels=labels,
             preds=(probability > threshold).astype(np.int64),
             confs=np.where(labels == 1, probability, 1 - probability),
+            highest=np.maximum(probability, 1 - probability),
         )
 
     def metrics(self, num_classes):
@@ -111,7 +114,7 @@ def predict(model, loader, device, bce=False, embedding=None, allocate=None):
     """
     model.eval()
     count, rows = len(loader.split), _Rows(loader, allocate) if embedding else None
-    kept = {"indices": [], "labels": [], "preds": [], "confs": []}
+    kept = {"indices": [], "labels": [], "preds": [], "confs": [], "highest": []}
     bar = tqdm(loader, desc=f"evaluating {loader.split.name}", unit="batch", disable=None, leave=False)
     with FeatureExtractor(model) if embedding else nullcontext(model) as forward:
         for batch in bar:
@@ -124,8 +127,9 @@ def predict(model, loader, device, bce=False, embedding=None, allocate=None):
             if bce:
                 kept["confs"].append(logits.sigmoid())
             else:
-                kept["preds"].append(logits.argmax(1))
                 probabilities = logits.softmax(1)
+                kept["preds"].append(logits.argmax(1))
+                kept["highest"].append(probabilities.amax(1))
                 kept["confs"].append(probabilities.gather(1, batch.label[:, None])[:, 0])
             kept["labels"].append(batch.label)
             kept["indices"].append(batch.index)
