@@ -115,7 +115,9 @@ def load_weights(model, found, rest, what):
         parts = [f"missing: {_first(missing)}"] if missing else []
         parts += [f"unexpected: {_first(rest)}"] if missing and rest else []
         parts += [_first(other, 2)] if other else []
-        raise UserError(f"the weights in {what} ({'; '.join(parts)}): correct --arch")
+        raise UserError(
+            f"the weights in {what} ({'; '.join(parts)}): correct --arch{' or --image-size' if other else ''}"
+        )
     model.load_state_dict(found, strict=False)
 
 
