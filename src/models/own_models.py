@@ -187,9 +187,14 @@ def _fitting(kind, name, state, size):
     layer = last_linear_of(module)
     head = next((n for n, part in module.named_modules() if part is layer), None)
     found, rest = without_wrappers(state, module.state_dict(), head)
-    weight = found.get(f"{head}.weight")
-    if weight is not None and weight.dim() == 2:
-        module = _build(kind, name, len(weight), size)
+    # Whatever has one row for the one output, and more in the file: a linear layer, or a convolution (SqueezeNet).
+    outputs = [
+        len(found[key])
+        for key, value in module.state_dict().items()
+        if value.shape[:1] == (1,) and key in found and found[key].shape[1:] == value.shape[1:] and value.dim() > 1
+    ]
+    if outputs:
+        module = _build(kind, name, outputs[-1], size)
     return module, found, rest
 
 
