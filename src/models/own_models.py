@@ -168,14 +168,15 @@ def _from_file(path, arch, size, mean, std):
     labels = aliases = None
     if kind == "timm":
         preprocessing = timm_preprocessing(module, size, mean, std)
+        labels, aliases = _imagenet_names(module)
     elif kind == "torchvision":
         from torchvision import models
 
         weights = next(iter(models.get_model_weights(name)))
         preprocessing = torchvision_preprocessing(weights, size, mean, std)
-        if last_linear_of(module).out_features == len(weights.meta.get("categories") or []):
-            labels = list(weights.meta["categories"])
-            aliases = _imagenet_aliases(labels)
+        # Of another number of outputs these are not the names, as `_probed` sees.
+        labels = list(weights.meta.get("categories") or []) or None
+        aliases = _imagenet_aliases(labels)
     else:
         preprocessing = of_checkpoint({}, size, mean, std)
     return ImageModel(str(path), module, preprocessing, labels, 0, aliases=aliases, notes=notes)
