@@ -70,8 +70,8 @@ def column_order(probs, labels, class_names):
     names = {c: class_names[c] for c in (*present, *columns)}
     pairs = [f"column {j} ({names[j]}) predicts {names[c]}" for c, j in zip(present, columns, strict=True) if c != j]
     return (
-        f"the columns of the probabilities seem to be in another order than the classes: {some(pairs, 4)}; as they are, "
-        f"these classes have a mean probability of {as_given:.2f} among their own images, in the other order {best:.2f}"
+        f"the columns of the probabilities seem to be in another order than the classes: {some(pairs, 4)}; these "
+        f"classes have a mean probability of {as_given:.2f} in their own images, in the other order {best:.2f}"
     )
 
 

@@ -105,6 +105,22 @@ def load_model(spec, arch=None, size=None, mean=None, std=None):
     return _probed(replace(model, name=spec))
 
 
+def from_module(module, preprocess=None, labels=None, name="the model"):
+    """The `ImageModel` of a torch module that is loaded already.
+
+    Args:
+        module: images (B, 3, H, W) -> logits (B, K). preprocess: PIL image -> tensor (3, H, W); timm's models know
+            theirs. labels: names of the K outputs, or None.
+    """
+    if preprocess is None:
+        if not getattr(module, "pretrained_cfg", None):
+            raise UserError("a torch module does not say how its images are prepared: give preprocess, as in training")
+        preprocessing = timm_preprocessing(module)
+    else:
+        preprocessing = Preprocessing(preprocess, " ".join(repr(preprocess).split()))
+    return _probed(ImageModel(name, module, preprocessing, None if labels is None else list(labels), 0))
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Each kind
 # ---------------------------------------------------------------------------------------------------------------------
