@@ -43,6 +43,7 @@ class ImageTable:
         preds: int64 (N,), for conditions bool (N, K); or None. probs: float32 (N, K); or None.
         metadata: dict of column name -> list of N values.
         rows: int64 (N,), the row of each in what was read, from 0: a file of embeddings is in that order.
+        total: how many rows were read.
         notes: sentences for the user: what was left out or looks wrong.
     """
 
@@ -57,11 +58,13 @@ class ImageTable:
     probs: np.ndarray | None = None
     metadata: dict = field(default_factory=dict)
     rows: np.ndarray | None = None
+    total: int = 0
     notes: tuple = ()
 
     def __post_init__(self):
         if self.rows is None:
             object.__setattr__(self, "rows", np.arange(len(self.labels)))
+            object.__setattr__(self, "total", len(self.labels))
 
     def __len__(self):
         return len(self.labels)

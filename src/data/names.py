@@ -27,5 +27,5 @@ def alike(names, what):
     groups = defaultdict(list)
     for name in names:
         groups[plain_name(name)].append(name)
-    doubles = [" and ".join(group) for group in groups.values() if len(group) > 1]
+    doubles = [" and ".join(sorted(group)) for group in groups.values() if len(group) > 1]
     return [f"{what} {some(doubles)} differ only by case, underscores or blanks"] if doubles else []
