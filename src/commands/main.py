@@ -5,6 +5,7 @@ import sys
 
 # In the order of the loop. A subcommand is a module of this folder with a `main(argv)`.
 SUBCOMMANDS = {
+    "find": "your own model and images, or predictions: failures found, confirmed, in a report",
     "demo": "the whole loop on drawn images with planted failures",
     "betons": "write betons: CIFAR-10, a folder of images, a table, the papers' data sets, scenes",
     "index": "say which images of a beton are train, validation and pool",

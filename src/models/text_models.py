@@ -137,7 +137,7 @@ def load_text_classifier(name, max_length=None):
     local = Path(name).is_dir()
     if not local and (not name or Path(name).is_absolute() or name.startswith((".", "~")) or name.count("/") > 1):
         raise UserError(f"the text model's folder {name} does not exist; check --model-path")
-    with hub_without_retries(local), _quiet_transformers():
+    with hub_without_retries(local), quiet_transformers():
         try:
             options = {"local_files_only": local, "trust_remote_code": False}
             model, tokenizer = _load(name, options), AutoTokenizer.from_pretrained(name, **options)
@@ -195,7 +195,7 @@ def _positions(model):
 
 
 @contextlib.contextmanager
-def _quiet_transformers():
+def quiet_transformers():
     """Without transformers' log and progress bars: what matters in them is an error here."""
     level = transformers.logging.get_verbosity()
     transformers.logging.set_verbosity(transformers.logging.CRITICAL)

@@ -1,0 +1,279 @@
+"""`failure-directions find`: from what people have to the arrays that failures are looked for in."""
+
+import sys
+import types
+
+import numpy as np
+import pytest
+import timm
+import torch
+from failure_directions.commands import find
+from failure_directions.commands.main import SUBCOMMANDS
+from failure_directions.data.conditions import condition_rows, halves
+from failure_directions.runtime.errors import UserError
+from PIL import Image
+
+ARCH = "test_resnet"
+CLASSES = ("cat", "dog", "hen")
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("FAILURE_DIRECTIONS_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Noise, a little redder, greener or bluer by class; 12 images of each class in val and test, 4 in train."""
+    rng = np.random.default_rng(0)
+    for split, n in (("train", 4), ("val", 12), ("test", 12)):
+        for c, name in enumerate(CLASSES):
+            place = tmp_path / "images" / split / name
+            place.mkdir(parents=True)
+            for i in range(n):
+                pixels = rng.integers(0, 200, (24, 24, 3))
+                pixels[..., c] += 40
+                Image.fromarray(pixels.astype(np.uint8)).save(place / f"{i}.png")
+    return tmp_path / "images"
+
+
+@pytest.fixture
+def weights(tmp_path):
+    torch.manual_seed(0)
+    torch.save(torch.nn.DataParallel(timm.create_model(ARCH, num_classes=3)).state_dict(), tmp_path / "w.pt")
+    return tmp_path / "w.pt"
+
+
+def prepared(*argv):
+    return find.prepare(find.parse_arguments([str(argument) for argument in argv]))
+
+
+def test_images_and_a_model_become_arrays_without_the_training_images(folder, weights, capsys):
+    inputs = prepared("--images", folder, "--model", weights, "--arch", f"timm:{ARCH}", "--embedding", "model")
+    told = capsys.readouterr().out
+    assert len(inputs.labels) == len(inputs.preds) == len(inputs.embeddings) == len(inputs.images) == 72
+    assert inputs.class_names == list(CLASSES)
+    assert (inputs.labels[:12] == 0).all()
+    assert inputs.split.tolist() == ["val"] * 36 + ["test"] * 36
+    np.testing.assert_allclose(inputs.probs.sum(axis=1), 1, atol=1e-5)
+    np.testing.assert_array_equal(inputs.preds, inputs.probs.argmax(axis=1))
+    for words in (
+        "12 training images are left out",
+        "in the order cat, dog, hen",
+        "the model's own features",
+        "160 x 160",
+    ):
+        assert words in told
+
+
+def test_predictions_in_a_table_are_taken_with_their_embeddings_row_by_row(tmp_path):
+    rng = np.random.default_rng(0)
+    np.save(tmp_path / "e.npy", embeddings := rng.normal(size=(6, 4)).astype(np.float32))
+    (tmp_path / "t.csv").write_text(
+        "path,label,split,pred,age\na,cat,train,cat,1\nb,cat,val,dog,2\nc,dog,test,dog,3\nd,dog,val,dog,4\n"
+        "e,cat,test,cat,5\nf,dog,test,cat,6\n"
+    )
+    inputs = prepared("--predictions", tmp_path / "t.csv", "--embeddings", tmp_path / "e.npy")
+    np.testing.assert_array_equal(inputs.embeddings, embeddings[1:])
+    assert inputs.labels.tolist() == [0, 1, 1, 0, 1]
+    assert inputs.preds.tolist() == [1, 1, 1, 0, 0]
+    assert inputs.metadata == {"age": ["2", "3", "4", "5", "6"]}
+
+
+def test_wrong_predictions_of_classes_without_images_stay_what_they_are(folder, tmp_path, capsys):
+    torch.manual_seed(0)
+    torch.save(timm.create_model(ARCH, num_classes=5).state_dict(), tmp_path / "w.pt")
+    (tmp_path / "names.txt").write_text("Hen\nemu\ncat\nox\nDOG\n")
+    inputs = prepared(
+        "--images",
+        folder,
+        "--model",
+        tmp_path / "w.pt",
+        "--arch",
+        f"timm:{ARCH}",
+        "--embedding",
+        "model",
+        "--label-names",
+        tmp_path / "names.txt",
+    )
+    assert inputs.class_names == ["hen", "emu", "cat", "ox", "dog"]
+    assert sorted(set(inputs.labels.tolist())) == [0, 2, 4]
+    assert inputs.probs.shape[1] == 5
+    assert "cat = 2 cat" in capsys.readouterr().out
+
+
+def test_classes_that_the_model_does_not_know_stop_before_the_work(folder, weights):
+    with pytest.raises(UserError, match="the class cat is none of the model's 3 outputs"):
+        prepared(
+            "--images",
+            folder,
+            "--model",
+            weights,
+            "--arch",
+            f"timm:{ARCH}",
+            "--embedding",
+            "model",
+            "--label-names",
+            "ant,bee,hen",
+        )
+
+
+def scenes_embedding(*argv):
+    return prepared(*argv, "--embedding", "clip:scenes")
+
+
+def test_without_a_model_a_linear_head_fitted_on_train_predicts_the_others(folder, capsys):
+    inputs = scenes_embedding("--images", folder)
+    assert len(inputs.labels) == 72
+    assert "fitted on the 12 training images" in capsys.readouterr().out
+
+
+def test_without_a_model_or_splits_predictions_are_out_of_fold(folder, capsys):
+    inputs = scenes_embedding("--images", folder / "val")
+    assert inputs.split is None
+    assert "out of fold (5)" in capsys.readouterr().out
+
+
+def test_one_labelled_split_is_halved_and_said_so(folder, capsys):
+    for name in ("train", "test"):
+        (folder / name).rename(folder.parent / name)
+    inputs = scenes_embedding("--images", folder)
+    assert inputs.split is None
+    assert "all images are in val: each class is halved" in capsys.readouterr().out
+
+
+def test_training_images_alone_are_refused(folder, weights):
+    for name in ("val", "test"):
+        (folder / name).rename(folder.parent / name)
+    with pytest.raises(UserError, match=r"all images of .* are in train"):
+        prepared("--images", folder, "--model", weights, "--arch", f"timm:{ARCH}", "--embedding", "model")
+
+
+def test_broken_images_are_left_out_with_their_rows(folder, weights, tmp_path, capsys):
+    broken = sorted((folder / "val" / "cat").iterdir())[2]
+    broken.write_bytes(b"no image")
+    argv = ["--images", folder, "--model", weights, "--arch", f"timm:{ARCH}", "--embedding", "model"]
+    with pytest.raises(UserError, match="is broken"):
+        prepared(*argv)
+    inputs = prepared(*argv, "--skip-broken")
+    assert len(inputs.labels) == len(inputs.embeddings) == len(inputs.probs) == 71
+    assert str(broken) not in inputs.images
+    assert np.isfinite(inputs.embeddings).all()
+    assert "1 image(s) that can't be read" in capsys.readouterr().out
+
+
+def test_conditions_become_present_and_absent_rows(tmp_path):
+    np.save(tmp_path / "e.npy", np.arange(8.0).reshape(4, 2))
+    (tmp_path / "t.csv").write_text(
+        "path,label,group,prob_wet,prob_old\na,wet|old,p,.9,.2\nb,,p,.1,.1\nc,old,q,.6,.7\nd,wet,r,.2,.3\n"
+    )
+    inputs = prepared("--predictions", tmp_path / "t.csv", "--embeddings", tmp_path / "e.npy")
+    assert inputs.class_names == ["wet present", "wet absent", "old present", "old absent"]
+    assert inputs.labels.tolist() == [0, 2, 1, 3, 1, 2, 0, 3]
+    assert inputs.preds.tolist() == [0, 3, 1, 3, 0, 2, 1, 3]
+    np.testing.assert_array_equal(inputs.embeddings[:, 0], [0, 0, 2, 2, 4, 4, 6, 6])
+    assert inputs.split[:4].tolist() == [inputs.split[0]] * 4  # one group
+    np.testing.assert_allclose(inputs.probs[1], [0, 0, 0.2, 0.8])
+
+
+def test_halves_never_cut_a_group_and_are_halves():
+    groups = np.repeat(np.arange(200), 5)
+    split = halves(1_000, groups, seed=1)
+    assert all(len(set(split[groups == g])) == 1 for g in range(200))
+    assert 450 < (split == "val").sum() < 550
+    assert (halves(1_001) == "val").sum() in (500, 501)
+
+
+def test_condition_rows_without_probabilities():
+    rows = condition_rows(np.array([[True], [False]]), np.array([[False], [False]]), ["wet"])
+    assert (rows.labels.tolist(), rows.preds.tolist(), rows.probs) == ([0, 1], [1, 1], None)
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["--predictions", "T", "--embeddings", "E"], "neither pred nor prob_"),
+        (["--images", "P", "--model", "timm:resnet18", "--embeddings", "E"], "has predictions and --model makes some"),
+        (["--images", "P", "--embeddings", "SHORT"], "have 1 rows, and the table 2"),
+        (["--images", "P", "--embeddings", "NAN"], "NaN or infinity: 1"),
+        (["--images", "X"], "texts, which are not embedded here"),
+        (["--images", "P", "--embedding", "model"], "give --model"),
+    ],
+)
+def test_what_does_not_go_together_is_one_sentence(tmp_path, argv, words):
+    files = {
+        "T": ("t.csv", "path,label\na,cat\nb,dog\n"),
+        "P": ("p.csv", "path,label,pred\na.png,cat,dog\nb.png,dog,dog\n"),
+        "X": ("x.csv", "text,label,pred\nfine,a,b\nbad,b,b\n"),
+    }
+    for name, text in files.values():
+        (tmp_path / name).write_text(text)
+    for name in "ab":
+        Image.new("RGB", (8, 8), (len(name), 3, 4)).save(tmp_path / f"{name}.png")
+    arrays = {"E": np.ones((2, 3)), "SHORT": np.ones((1, 3)), "NAN": np.array([[1.0, 1], [np.nan, 1]])}
+    for name, array in arrays.items():
+        np.save(tmp_path / f"{name}.npy", array)
+    places = {key: tmp_path / name for key, (name, _) in files.items()} | {k: tmp_path / f"{k}.npy" for k in arrays}
+    with pytest.raises(UserError, match=words):
+        prepared(*[places.get(argument, argument) for argument in argv])
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["--fdr", "1.5"], "--fdr is 1.5"),
+        (["--directions", "0"], "--directions is 0"),
+        (["--arch", "timm:resnet18"], "--arch is about a model"),
+        (["--embeddings", "e.npy", "--embedding", "clip:scenes"], "give one of them"),
+        (["--report", "/dev/null"], "cannot write"),
+        (["--batch-size", "0"], "--batch-size is 0"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused_before_anything_is_read(argv, words, capsys):
+    with pytest.raises(SystemExit) as stop:
+        find.main(["--images", "nowhere", *argv])
+    assert stop.value.code == 2
+    assert words in capsys.readouterr().err
+
+
+def test_the_command_hands_its_arrays_on_and_writes_what_was_asked_for(folder, tmp_path, monkeypatch, capsys):
+    """With a stand-in for the search itself, that records what it is given."""
+    given = {}
+
+    a_slice = types.SimpleNamespace(
+        id="cat-1", verdict="confirmed", size=9, error_rate=0.5, rest_error_rate=0.1, q_value=0.01
+    )
+
+    class Found:
+        slices = confirmed = (a_slice,)
+
+        def report(self, path):
+            given["report"] = path
+
+        def save(self, path):
+            given["save"] = path
+
+    def find_failures(labels, preds, embeddings, **rest):
+        given.update(rest, labels=labels, preds=preds, embeddings=embeddings)
+        return Found()
+
+    monkeypatch.setitem(sys.modules, "failure_directions.api", types.SimpleNamespace(find_failures=find_failures))
+    argv = [
+        "--images",
+        folder,
+        "--embedding",
+        "clip:scenes",
+        "--report",
+        tmp_path / "r.html",
+        "--out",
+        tmp_path / "o.pt",
+    ]
+    find.main([str(argument) for argument in [*argv, "--fdr", ".2", "--directions", "3", "--seed", "5"]])
+    assert (given["fdr"], given["directions"], given["seed"]) == (0.2, 3, 5)
+    assert given["report"] == str(tmp_path / "r.html")
+    assert len(given["labels"]) == len(given["embeddings"]) == 72
+    assert "1 of 1 slices are confirmed" in capsys.readouterr().out
+
+
+def test_find_is_a_subcommand():
+    assert "find" in SUBCOMMANDS
