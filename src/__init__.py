@@ -16,6 +16,11 @@ import sys
 
 _EXPORTS = {
     "CLIPProcessor": "embeddings.clip",
+    "Failures": "api",
+    "embed": "embeddings.passes",
+    "find_failures": "api",
+    "load": "api",
+    "predict": "embeddings.passes",
     "CaptionGenerator": "captions.vocabulary",
     "ClipAnalyzer": "captions.analyzer",
     "SVMFitter": "svm_utils",

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ..data.betons import open_beton
+from ..data.any_images import AnyImages
+from ..data.images import read_image
 from ..runtime.english import some
 from ..runtime.errors import UserError
 from ..runtime.figures import save_figure
-from ..runtime.pt_files import is_plain_tensor
 from .gallery_figure import extremes_figure
 from .minority import minority_values
 from .results import as_result, read_content
@@ -41,9 +41,25 @@ class SVMProcessor:
     """
 
     def __init__(self, result_path, root=None, get_unlabeled=False):
-        self.path = Path(result_path)
-        self.result = read_content(self.path)
-        self.loaded = as_result(self.result, self.path)
+        self.result = read_content(result_path)
+        self._take(as_result(self.result, result_path), result_path, root, get_unlabeled)
+
+    @classmethod
+    def of(cls, result, path=None, images=None):
+        """A result that is in memory.
+
+        result: a `Result`. path: of what messages call it. images: indexed by the examples' `indices`, where they are
+        neither in betons nor files of their own.
+        """
+        proc = cls.__new__(cls)
+        proc.result, proc._given = None, images
+        proc._take(result, path or "this result", None, "unlabeled" in result.splits)
+        return proc
+
+    _given = None
+
+    def _take(self, result, path, root, get_unlabeled):
+        self.path, self.loaded = Path(path), result
         self.args = self.loaded.args
         self.root = Path(self.args.get("root", ".") if root is None else root)
         self.class_names, self.cv_scores = self.loaded.class_names, self.loaded.cv_scores
@@ -59,8 +75,8 @@ class SVMProcessor:
 
     @property
     def dataset_config(self):
-        """The dataset config of the run, as a dict."""
-        return self.result["dataset_config"]
+        """The dataset config of the run, as a dict; None where the result is of plain arrays."""
+        return self.loaded.dataset_config and self.loaded.dataset_config.model_dump()
 
     # ---- numbers ------------------------------------------------------------------------------------------------
 
@@ -70,15 +86,16 @@ class SVMProcessor:
             remedy = "; give get_unlabeled=True" if split in self.loaded.splits else ""
             raise UserError(f"{self.path} has no split {split!r}, only {', '.join(self.splits)}{remedy}")
         if split not in self._metrics:
-            entry = self.result[f"{split}_metrics"]
-            plain = {key for key, value in entry.items() if is_plain_tensor(value, getattr(value, "ndim", None))}
-            self._metrics[split] = {key: value.numpy() if key in plain else value for key, value in entry.items()}
+            entry = {key: value for key, value in vars(self.loaded.splits[split]).items() if value is not None}
+            self._metrics[split] = entry | {"skipped_classes": {str(c): why for c, why in self.skipped.items()}}
         return self._metrics[split]
 
     def minority(self):
         """The minority's values of `spurious` in each class, a list of sets: the config's, or by the rule, on train."""
         config = self.loaded.dataset_config
-        given = None if config.bce else config.minority
+        given = None if config is None or config.bce else config.minority
+        if "train" not in self.splits:
+            return [set() for _ in range(self.num_classes)]
         train = self.metrics("train")
         if given is None and "spuriouses" not in train:
             return [set() for _ in range(self.num_classes)]
@@ -98,10 +115,19 @@ class SVMProcessor:
     def ordering(self, c, split="test", by="svm"):
         """Positions in the split of the examples of class `c`, int (n,), hardest first.
 
-        by: "svm", lowest decision value first, or "confidence", lowest probability of the true class first.
+        by: "svm", lowest decision value first, "confidence", lowest probability of the true class first, or the rank of
+        a slice of the class, from 1.
         Raises `UserError` for a class without a direction where `by` is "svm".
         """
         c = self.class_number(c)
+        if isinstance(by, int):
+            members = self.ordering(c, split, "confidence")
+            values = self.metrics(split).get("slice_values", np.empty((0, 0)))
+            if not 1 <= by <= values.shape[1] or np.isnan(values[members, by - 1]).any():
+                raise UserError(
+                    f"class {self.class_names[c]!r} has no slice of rank {by}; it has {len(self.slices(c))}"
+                )
+            return members[np.argsort(values[members, by - 1], kind="stable")]
         if by not in ORDERINGS:
             raise UserError(f"there is no ordering by {by!r}; choose one of {', '.join(ORDERINGS)}")
         if by == "svm" and c in self.skipped:
@@ -116,6 +142,13 @@ class SVMProcessor:
         order, starts = self._orders[split, by]
         return order[starts[c] : starts[c + 1]]
 
+    def slices(self, c=None):
+        """The slices of a class by rank, or of all classes, most harm first; none in results of format 1."""
+        found = self.loaded.found
+        if found is None:
+            return []
+        return found.slices if c is None else found.of_class(self.class_number(c))
+
     # ---- images -------------------------------------------------------------------------------------------------
 
     def beton_path(self, split):
@@ -129,6 +162,12 @@ class SVMProcessor:
         Raises `MissingBeton`, and `UserError` where the beton is not the one that the result was made from.
         """
         indices = self.metrics(split)["indices"]
+        if paths := self.metrics(split).get("paths"):
+            return (read_image(paths[position]) for position in positions)
+        if self._given is not None:
+            return (np.asarray(AnyImages(self._given).read(int(indices[position]))) for position in positions)
+        if self.loaded.dataset_config is None:
+            raise MissingBeton("neither paths nor images were given")
         if split not in self._images:
             self._images[split] = StoredImages(self._open_beton(split))
         return (self._images[split][indices[position]] for position in positions)
@@ -139,6 +178,8 @@ class SVMProcessor:
             raise MissingBeton(
                 f"images are read from the beton {path}, which does not exist; give the folder of the betons as root"
             )
+        from ..data.betons import open_beton  # late: it takes ffcv, which images that are files do without
+
         beton, metrics = open_beton(path), self.metrics(split)
         remedy = f"give the root of the betons that {self.path} was made from"
         if metrics["indices"].max() >= len(beton):

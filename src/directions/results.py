@@ -48,6 +48,7 @@ class SplitResult:
         slice_values: (N, S) float32, decision values of the slices of each example's class, in the order of their rank;
             NaN where the class has fewer than S.
         paths: list of N strings, the files of the images, where they are known.
+        metadata: dict of column -> list of N plain values, what else is known of the images.
         looks_like, looks_like_values: (N,) int64 and float64, train only: see `label_noise`.
         hard_similarity, easy_similarity: (N,) float64, with captions: see `captions.subpopulations`.
     """
@@ -65,6 +66,7 @@ class SplitResult:
     indices: np.ndarray
     slice_values: np.ndarray | None = None
     paths: list | None = None
+    metadata: dict | None = None
     spuriouses: np.ndarray | None = None
     looks_like: np.ndarray | None = None
     looks_like_values: np.ndarray | None = None
@@ -397,6 +399,8 @@ def _csv_columns(split, class_names, rows):
         columns["spurious"] = split.spuriouses[rows].tolist()
     if split.paths is not None:
         columns["path"] = split.paths[rows]
+    for name, values in (split.metadata or {}).items():
+        columns.setdefault(name, values[rows])
     return columns
 
 
@@ -665,6 +669,11 @@ def _check_split(where, entry, num_classes):
         raise _damaged(f"{where}['paths'] is not a list of paths")
     if "paths" in entry and len(paths) != len(entry["indices"]):
         raise _damaged(f"{where}['paths'] is not one path an example")
+    columns = entry.get("metadata", {})
+    if not isinstance(columns, dict) or not is_plain(columns) or not all(isinstance(v, list) for v in columns.values()):
+        raise _damaged(f"{where}['metadata'] is not columns of plain values")
+    if any(len(values) != len(entry["indices"]) for values in columns.values()):
+        raise _damaged(f"{where}['metadata'] is not one value an example")
     for one, other in (("looks_like", "looks_like_values"), ("hard_similarity", "easy_similarity")):
         if (one in entry) != (other in entry):
             raise _damaged(f"{where} has one of {one} and {other} alone")

@@ -31,10 +31,10 @@ TEMPLATES = Path(__file__).parent / "templates"
 MOST_SECTIONS = 1000
 
 
-def write_report(result_path, out_path, root=None, split="test", compared=None, sparse=None):
+def write_report(result, out_path, root=None, split="test", compared=None, sparse=None):
     """Write the report of a result as one HTML file, atomically; return its path.
 
-    result_path: `OUT.pt` of train_svms.py; OUT_captions.csv and OUT_subpopulations.csv beside it are shown as well.
+    result: `OUT.pt` of train_svms.py, or an `SVMProcessor`; OUT_captions.csv and OUT_subpopulations.csv beside it are shown as well.
     root: folder of the betons, by default the one that the result was made with; where they are missing the report has
     no images and says so. split: whose images and accuracies are shown. compared: what failure-directions compare was
     given as --out; its table and figure make the section "before and after". sparse: what sparse_main.py was given as
@@ -44,7 +44,9 @@ def write_report(result_path, out_path, root=None, split="test", compared=None, 
     """
     out_path = Path(out_path)
     check_writable(out_path)
-    proc = SVMProcessor(result_path, root, get_unlabeled=split == "unlabeled")
+    proc = result
+    if not isinstance(result, SVMProcessor):
+        proc = SVMProcessor(result, root, get_unlabeled=split == "unlabeled")
     html = render_report(
         proc,
         split,
@@ -106,11 +108,14 @@ def render_report(proc, split, comparison=None, sparse=None):
         most_images=most_images,
         largest_side=largest_side,
         reduced=reduced,
-        embedding=proc.loaded.svm_config.embedding,
+        embedding=proc.loaded.svm_config.embedding if proc.loaded.svm_config else None,
         command=command_line(proc.args),
         configs={
-            name.replace("_", " "): yaml.safe_dump(proc.result[name], sort_keys=False, allow_unicode=True)
+            name.replace("_", " "): yaml.safe_dump(
+                getattr(proc.loaded, name).model_dump(), sort_keys=False, allow_unicode=True
+            )
             for name in ("dataset_config", "svm_config")
+            if getattr(proc.loaded, name)
         },
     )
 
