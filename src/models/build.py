@@ -9,7 +9,7 @@ from torchvision import models as torchvision_models
 
 from ..runtime.english import nearest
 from ..runtime.errors import UserError
-from ..runtime.hub import hub_without_retries
+from ..runtime.hub import without_retries
 from . import cifar_resnet
 from .weights import load_weights
 
@@ -78,7 +78,7 @@ def pretrained_timm(arch, weights=None):
             raise UserError(f"the weights in {weights} are not those of timm's {arch}; give its own") from error
         return model
     try:
-        with hub_without_retries():
+        with without_retries():
             return timm.create_model(arch, pretrained=True)
     except Exception as error:  # every kind of network, proxy and disk trouble; RuntimeError: timm has no weights
         raise UserError(

@@ -12,7 +12,7 @@ import safetensors.torch
 import torch
 
 from .errors import UserError
-from .files import atomic_path
+from .files import write_file
 
 INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
@@ -25,8 +25,7 @@ def save_pt(obj, path):
     # By way of memory: writing straight to a full disk, torch fails with an error that does not say so.
     buffer = io.BytesIO()
     torch.save(obj, buffer)
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(buffer.getbuffer())
+    write_file(path, buffer.getbuffer())
 
 
 class _Refused(Exception):
