@@ -266,7 +266,7 @@ def test_a_mount_that_is_gone_is_no_broken_image(monkeypatch, tmp_path, capsys, 
     def gone(*arguments, **options):
         raise OSError(number, os.strerror(number), str(tmp_path / "x.png"))
 
-    monkeypatch.setattr(image_sources.Image, "open", gone)
+    monkeypatch.setattr(images.Image, "open", gone)
     source = ImageFiles([tmp_path / "x.png"], np.zeros(1, int), ["a"])
     with pytest.raises(OSError, match=os.strerror(number)):
         without_broken(source, workers=1)  # --skip-broken would leave all of them out
