@@ -99,6 +99,13 @@ def learn(folder, token="<red-star-0>", name="red star", **options):
 # ---------------------------------------------------------------------------------------------------------------------
 
 
+def test_the_published_names_are_there():
+    assert inference_utils.create_token_dictionary is create_token_dictionary
+    assert callable(inference_utils.clip_similarity)
+    assert {"run_textual_inversion", "create_token_dictionary", "generate"} <= set(dataset_interfaces.__all__)
+    assert UserError is errors.UserError
+
+
 def test_importing_it_does_not_import_what_generates():
     """The libraries take seconds; a command that only shows its help should not."""
     heavy = "diffusers", "transformers", "timm", "open_clip", "matplotlib"
@@ -108,13 +115,6 @@ def test_importing_it_does_not_import_what_generates():
     )
     found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert found.stdout == "[]\n"
-
-
-def test_the_published_names_are_there():
-    assert inference_utils.create_token_dictionary is create_token_dictionary
-    assert callable(inference_utils.clip_similarity)
-    assert {"run_textual_inversion", "create_token_dictionary", "generate"} <= set(dataset_interfaces.__all__)
-    assert UserError is errors.UserError
 
 
 # ---------------------------------------------------------------------------------------------------------------------

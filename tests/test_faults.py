@@ -31,7 +31,7 @@ from failure_directions.commands import (
 from failure_directions.commands import sparse as sparse_main
 from failure_directions.commands import train as ffcv_main
 from failure_directions.config_parsing import load_dataset_config
-from failure_directions.data import image_sources
+from failure_directions.data import images
 from failure_directions.data.beton_writer import write_beton
 from failure_directions.data.betons import open_beton
 from failure_directions.data.extra_images import extra_images_split
