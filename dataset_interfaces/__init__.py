@@ -13,11 +13,11 @@ except ModuleNotFoundError:  # a checkout that is not installed: `src` answers t
     import src  # noqa: F401
 
 from failure_directions.interfaces.encoders import create_imagenet_star_encoder, create_token_dictionary
-from failure_directions.interfaces.errors import UserError
 from failure_directions.interfaces.generation import generate
 from failure_directions.interfaces.shifts import Shift, load_shifts
 from failure_directions.interfaces.textual_inversion import run_textual_inversion
 from failure_directions.interfaces.tokens import class_token
+from failure_directions.runtime.errors import UserError
 
 __all__ = [
     "Shift",

@@ -24,9 +24,8 @@ import safetensors.torch
 import torch
 from failure_directions.data.scene_drawing import BACKGROUNDS, COLOURS, SHAPES, draw
 from failure_directions.embeddings.clip import CONFIG_FILE, SCENES_CLIP, WEIGHTS_FILE, CLIPProcessor, preprocess
-from failure_directions.interfaces.files import new_folder
 from failure_directions.runtime.errors import UserError, entry_point
-from failure_directions.runtime.files import check_writable
+from failure_directions.runtime.files import check_writable, new_folder
 from open_clip.transform import PreprocessCfg
 from torch.nn import functional as F
 from tqdm import tqdm

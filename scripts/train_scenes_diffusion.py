@@ -28,8 +28,8 @@ from diffusers.training_utils import EMAModel
 from diffusers.utils import logging as diffusers_logging
 from failure_directions.data.scene_drawing import BACKGROUNDS, draw
 from failure_directions.embeddings.clip import CLIPProcessor
-from failure_directions.interfaces.files import new_folder
 from failure_directions.runtime.errors import entry_point
+from failure_directions.runtime.files import new_folder
 from torch.nn import functional as F
 from tqdm import tqdm
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer

@@ -14,20 +14,14 @@ import numpy as np
 import torch
 
 from .data.augmentation import AUGMENTATIONS, augment, epoch_key
+from .data.ffcv_patches import PatchedLoader, SeededRandomResizedCrop
 from .runtime.distributed import rank, world_size
 from .runtime.errors import UserError
 
 # isort: split
-from ffcv.fields.decoders import (
-    CenterCropRGBImageDecoder,
-    RandomResizedCropRGBImageDecoder,
-    SimpleRGBImageDecoder,
-)
+from ffcv.fields.decoders import CenterCropRGBImageDecoder, SimpleRGBImageDecoder
 from ffcv.fields.rgb_image import ResizedCropRGBImageDecoder
-from ffcv.loader import Loader as FFCVLoader
 from ffcv.loader import OrderOption
-from ffcv.loader.epoch_iterator import EpochIterator
-from ffcv.pipeline.compiler import Compiler
 from ffcv.transforms import ToDevice, ToTensor
 
 FIELDS = ("image", "label", "index")
@@ -243,7 +237,7 @@ class Loader:
         self.augmentation = augmentation
         self.rows = slice(0, len(split)) if train else _own_batches(len(split), batch_size)
         # The order in which examples come is seeded by FFCV with seed + epoch: spread the seeds, so that they differ.
-        self._ffcv = _FFCVLoader(
+        self._ffcv = PatchedLoader(
             str(split.beton.path),
             # FFCV takes memory for whole batches, though there may be none.
             batch_size=min(batch_size // world_size() if train else batch_size, len(split)),
@@ -331,76 +325,11 @@ class _WholeImage(ResizedCropRGBImageDecoder):
         return lambda height, width, scale, ratio: (0, 0, height, width)
 
 
-class _SeededRandomResizedCrop(RandomResizedCropRGBImageDecoder):
-    """FFCV's random crop, with numbers that depend on the epoch's key and the image's place in the file alone."""
-
-    def generate_code(self):
-        read = self.memory_read
-
-        def seeded_read(address, state):
-            key = state[1][-1]  # see _FFCVLoader
-            np.random.seed((address * np.uint64(0x9E3779B97F4A7C15) ^ key) >> np.uint64(32))  # noqa: NPY002 (numba's)
-            return read(address, state)
-
-        self.memory_read = Compiler.compile(seeded_read)
-        return super().generate_code()
-
-
 _DECODERS = {
     "simple": lambda size: SimpleRGBImageDecoder(),
     "resized_crop": lambda size: _WholeImage((size, size)),
-    "random_resized_crop": lambda size: _SeededRandomResizedCrop((size, size)),
+    "random_resized_crop": lambda size: SeededRandomResizedCrop((size, size)),
     "center_crop_256": lambda size: CenterCropRGBImageDecoder((size, size), ratio=224 / 256),
     "center_crop_75": lambda size: CenterCropRGBImageDecoder((size, size), ratio=64 / 75),
     "center_crop_full": lambda size: CenterCropRGBImageDecoder((size, size), ratio=1),
 }
-
-
-class _FFCVLoader(FFCVLoader):
-    """FFCV's loader, whose epochs pass on an error of the decoding thread instead of waiting forever.
-
-    `key` reaches compiled decoders as the last of the sorted addresses of the file's blocks, beyond any real one: the
-    only numbers that FFCV hands to them anew in every epoch.
-    """
-
-    key = 0
-
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        self._addresses = self.memory_manager.ptrs
-
-    def __len__(self):
-        # With several processes as many batches as with one: an example that comes twice does not make up another.
-        together = self.batch_size * (world_size() if self.distributed else 1)
-        return len(self.indices) // together if self.drop_last else _ceil(len(self.indices), together)
-
-    def __iter__(self):
-        order = self.next_traversal_order()[: len(self) * self.batch_size]
-        self.memory_manager.ptrs = np.append(self._addresses, np.uint64((1 << 63) | (self.key << 31)))
-        return _Epoch(self, order)
-
-
-class _Epoch(EpochIterator):
-    error = None
-
-    def run_pipeline(self, b_ix, batch_indices, batch_slot, cuda_event):
-        # On CUDA FFCV has the slot's stream wait for its last batch; the host would decode over memory that is still
-        # being copied. This is FFCV's own thread: training does not wait.
-        if cuda_event:
-            cuda_event.synchronize()
-        return super().run_pipeline(b_ix, batch_indices, batch_slot, cuda_event)
-
-    def run(self):
-        try:
-            super().run()
-        except BaseException as error:
-            self.error = error
-            self.output_queue.put(None)
-
-    def __next__(self):
-        try:
-            return super().__next__()
-        except StopIteration:
-            if self.error:
-                raise self.error from None
-            raise

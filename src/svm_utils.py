@@ -19,6 +19,7 @@ from threadpoolctl import threadpool_limits
 
 from .directions.class_fit import SEARCHED_C, Preprocess, Recipe, balanced_accuracy, decision_values, fit_classes
 from .runtime.errors import UserError
+from .runtime.moments import Moments
 from .runtime.pt_files import FLOATS, is_plain, is_plain_tensor, load_pt, save_pt
 
 METHODS = ("SVM", "MLP")
@@ -313,21 +314,11 @@ def whitening(latents):
     if len(latents) < 2:
         raise UserError(f"whitening needs at least 2 training latents, got {len(latents)}; give the whole training set")
     _check_finite(latents, "train_latents")
-    # Everything relative to the first row, which keeps large means from swallowing small deviations and makes the
-    # deviation of a constant coordinate exactly zero. Chunks combine as in Chan, Golub and LeVeque (1983).
-    origin = latents[0].astype(np.float64)
-    count, mean, squares = 0, np.zeros_like(origin), np.zeros_like(origin)
+    moments = Moments()
     for rows in _chunks(latents):
-        x = latents[rows].astype(np.float64)
-        x -= origin
-        chunk_mean = x.mean(axis=0)
-        x -= chunk_mean
-        delta, total = chunk_mean - mean, count + len(x)
-        squares += np.einsum("nd,nd->d", x, x) + delta**2 * count * len(x) / total
-        mean += delta * len(x) / total
-        count = total
-    std = np.sqrt(squares / (count - 1))
-    return origin + mean, np.where(std == 0, 1.0, std)
+        moments.update(latents[rows])
+    std = moments.std(ddof=1)
+    return moments.mean, np.where(std == 0, 1.0, std)
 
 
 def svm_metrics(right, values, ys, num_classes):

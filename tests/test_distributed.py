@@ -30,16 +30,16 @@ WORKER = """
 import json, os, sys
 from pathlib import Path
 import torch.distributed as dist
-import src.training
-from src.commands import ffcv_main, train_svms
-from src.errors import UserError
+from failure_directions.commands import distil, train
+from failure_directions.runtime.errors import UserError
+from failure_directions.training.trainer import Trainer
 
 def second_epoch_fails(rank):
-    def train_epoch(trainer, model, optimizer, scaler, epoch, real=src.training.Trainer._train_epoch):
+    def train_epoch(trainer, model, optimizer, scaler, epoch, real=Trainer._train_epoch):
         if epoch == 1 and os.environ["RANK"] == rank:
             raise UserError("this is told once")
         return real(trainer, model, optimizer, scaler, epoch)
-    src.training.Trainer._train_epoch = train_epoch
+    Trainer._train_epoch = train_epoch
 
 def own_keys(name):
     def rendezvous(url, real=dist.rendezvous):
@@ -59,7 +59,7 @@ for name, command, words, fails in json.loads((folder / "commands.json").read_te
             second_epoch_fails(fails)
         code = 0
         try:
-            {"ffcv_main": ffcv_main, "train_svms": train_svms}[command].main(words)
+            {"ffcv_main": train, "train_svms": distil}[command].main(words)
         except SystemExit as stop:
             code = stop.code
         sys.stdout.flush()

@@ -161,8 +161,10 @@ def test_what_is_wrong_with_a_timm_embedding_is_named(tmp_path, monkeypatch):
         timm_embedding(timm_model="test_resent")
     with pytest.raises(UserError, match=r"weights .*missing\.pt does not exist"):
         timm_embedding(timm_weights=str(tmp_path / "missing.pt"))
-    with pytest.raises(UserError, match="are missing or damaged"):
-        timm_embedding(timm_weights=str(tmp_path / "missing.safetensors"))
+    (tmp_path / "cut.safetensors").write_bytes(b"12345")
+    for name, fault in {"missing": "does not exist", "cut": "is damaged"}.items():
+        with pytest.raises(UserError, match=rf"weights .*{name}\.safetensors {fault}"):
+            timm_embedding(timm_weights=str(tmp_path / f"{name}.safetensors"))
     torch.save({"fc.weight": torch.zeros(2)}, tmp_path / "other.pt")
     with pytest.raises(UserError, match="are not those of timm's test_resnet"):
         timm_embedding(timm_weights=str(tmp_path / "other.pt"))

@@ -39,7 +39,7 @@ def test_a_mapped_file_that_shrinks_is_a_sentence_and_no_signal(tmp_path):
     program = """
 import os, sys
 import numpy as np
-from src.errors import entry_point
+from src.runtime.errors import entry_point
 def main():
     path = sys.argv[1]
     open(path, "wb").write(bytes(2**20))

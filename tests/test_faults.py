@@ -31,7 +31,7 @@ from failure_directions.commands import (
 from failure_directions.commands import sparse as sparse_main
 from failure_directions.commands import train as ffcv_main
 from failure_directions.config_parsing import load_dataset_config
-from failure_directions.data import image_sources
+from failure_directions.data import images
 from failure_directions.data.beton_writer import write_beton
 from failure_directions.data.betons import open_beton
 from failure_directions.data.extra_images import extra_images_split
@@ -266,7 +266,7 @@ def test_a_mount_that_is_gone_is_no_broken_image(monkeypatch, tmp_path, capsys, 
     def gone(*arguments, **options):
         raise OSError(number, os.strerror(number), str(tmp_path / "x.png"))
 
-    monkeypatch.setattr(image_sources.Image, "open", gone)
+    monkeypatch.setattr(images.Image, "open", gone)
     source = ImageFiles([tmp_path / "x.png"], np.zeros(1, int), ["a"])
     with pytest.raises(OSError, match=os.strerror(number)):
         without_broken(source, workers=1)  # --skip-broken would leave all of them out

@@ -3,10 +3,11 @@ import pickle
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from failure_directions.runtime.errors import UserError, entry_point
 from failure_directions.runtime.files import atomic_path, check_writable, create_npy, write_csv, written_together
-from failure_directions.runtime.pt_files import load_pt, save_pt
+from failure_directions.runtime.pt_files import load_pt, load_tensors, save_pt
 
 
 def test_what_is_saved_is_loaded_again(tmp_path):
@@ -75,6 +76,41 @@ def test_a_pickle_that_runs_code_is_refused_and_not_run(tmp_path, protocol):
     with pytest.raises(UserError, match=r"index file .*hostile\.pt .*could run code"):
         load_pt(path, "index file")
     assert not os.path.exists("/tmp/pwned_by_a_pickle")
+
+
+class _Foreign:
+    """A class of a library that is not installed, as a file may name it."""
+
+
+def test_a_class_that_a_caller_names_is_read_as_its_stand_in_and_no_other(tmp_path):
+    torch.save({"callback": _Foreign, "x": torch.ones(2)}, tmp_path / "x.pt")
+    name, stand_in = f"{_Foreign.__module__}.{_Foreign.__qualname__}", type("Unused", (), {})
+    with pytest.raises(UserError, match="could run code"):
+        load_pt(tmp_path / "x.pt", "checkpoint")
+    with pytest.raises(UserError, match="could run code"):
+        load_pt(tmp_path / "x.pt", "checkpoint", stand_ins=[(stand_in, f"{name}Other")])
+    found = load_pt(tmp_path / "x.pt", "checkpoint", stand_ins=[(stand_in, name)])
+    assert found["callback"] is stand_in
+    torch.save({"callback": _Foreign, "x": _Hostile()}, tmp_path / "y.pt")
+    with pytest.raises(UserError, match="could run code"):
+        load_pt(tmp_path / "y.pt", "checkpoint", stand_ins=[(stand_in, name)])
+
+
+def test_a_file_that_would_fill_the_memory_is_refused(tmp_path):
+    """torch itself lets a file call bytearray."""
+    (tmp_path / "x.pt").write_bytes(pickle.dumps(bytearray(10)))
+    with pytest.raises(UserError, match="could run code"):
+        load_pt(tmp_path / "x.pt", "checkpoint")
+
+
+def test_tensors_come_from_safetensors_too(tmp_path):
+    safetensors.torch.save_file({"a": torch.arange(3)}, tmp_path / "x.safetensors")
+    assert load_tensors(tmp_path / "x.safetensors", "weights")["a"].tolist() == [0, 1, 2]
+    with pytest.raises(UserError, match=r"weights .*y\.safetensors does not exist"):
+        load_tensors(tmp_path / "y.safetensors", "weights")
+    (tmp_path / "y.safetensors").write_bytes((tmp_path / "x.safetensors").read_bytes()[:-9])
+    with pytest.raises(UserError, match=r"y\.safetensors is damaged; get it again"):
+        load_tensors(tmp_path / "y.safetensors", "weights")
 
 
 def test_truncated_and_missing_files_are_named(tmp_path):

@@ -347,7 +347,7 @@ def test_what_the_filter_lets_through_is_bounded_and_counted(generate, tmp_path,
         (["--model", "nowhere"], "the diffusion model nowhere is not a folder"),
         (["--encoder-root", "{file}"], "is not an encoder root"),
         (["--filter", "--root", "nowhere"], "the beton nowhere/scenes_val.beton, which does not exist"),
-        (["--device", "tpu"], "--device tpu is not"),
+        (["--device", "tpu"], "the device tpu is not"),
     ],
 )
 def test_what_cannot_be_done_is_told_before_anything_is_made(generate, tmp_path, capsys, words, says):

@@ -292,7 +292,7 @@ def test_a_wrong_option_ends_a_real_process_with_code_2_and_no_run_folder(scenes
     ("words", "sentence"),
     [
         (["--device", "cuda:99"], "CUDA"),
-        (["--device", "tpu"], "is not a device"),
+        (["--device", "tpu"], "the device tpu is not supported"),
         (["--root", "/nowhere"], "does not exist"),
         (["--indices-file", "/nowhere.pt"], "index file /nowhere.pt does not exist"),
         (["--loss-vec-file", "/nowhere.pt"], "loss vector /nowhere.pt does not exist"),

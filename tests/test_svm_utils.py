@@ -71,6 +71,23 @@ def test_scores_chosen_C_and_decision_values_are_those_of_the_plain_scikit_learn
         assert np.abs(values[members] - reference).max() <= 1e-2 * reference.std()
 
 
+@pytest.mark.parametrize("gram_limit", [svm_path.GRAM_LIMIT, 0])
+def test_a_version_of_scikit_learn_that_is_not_known_gives_the_same_answer(monkeypatch, gram_limit):
+    problem = ys, _, latents, _ = make_problem(shift=0.5, seed=4)
+    monkeypatch.setattr(svm_path, "GRAM_LIMIT", gram_limit)
+    known = fitted(problem)
+    monkeypatch.setattr(svm_path.sklearn, "__version__", "2.0.0")
+    made = []
+    monkeypatch.setattr(svm_path, "SVC", lambda **options: made.append(options["kernel"]) or SVC(**options))
+    unknown = fitted(problem)
+    assert set(made) == {"precomputed" if gram_limit else "linear"}
+    np.testing.assert_array_equal(unknown.C, known.C)
+    np.testing.assert_array_equal(unknown.cv_scores, known.cv_scores)
+    _, expected = known.predict(ys=ys, latents=latents)
+    _, values = unknown.predict(ys=ys, latents=latents)
+    np.testing.assert_allclose(values, expected, rtol=0, atol=1e-12)
+
+
 def test_without_search_C_is_1_and_its_score_is_still_reported():
     problem = ys, preds, latents, _ = make_problem()
     fitter = fitted(problem, split_and_search=False)

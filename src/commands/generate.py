@@ -17,9 +17,7 @@ from typing import NamedTuple
 from tqdm import tqdm
 
 from ..directions.galleries import SVMProcessor
-from ..interfaces import errors as interfaces
 from ..interfaces.encoders import encoder_digest
-from ..interfaces.files import check_space
 from ..interfaces.generation import check_request, load_pipeline, sample
 from ..interfaces.inference_utils import QUANTILE, load_clip
 from ..interventions.synthetic import (
@@ -39,7 +37,7 @@ from ..interventions.synthetic import (
 )
 from ..runtime.devices import resolve_device
 from ..runtime.errors import UserError, entry_point
-from ..runtime.files import check_writable, write_csv
+from ..runtime.files import check_space, check_writable, write_csv
 from ..runtime.tables import format_table
 
 
@@ -113,7 +111,6 @@ def parse_arguments(argv=None):
 
 
 @entry_point
-@interfaces.entry_point  # dataset_interfaces has a UserError of its own
 def main(argv=None):
     args = parse_arguments(argv)
     check_arguments(args)

@@ -14,11 +14,10 @@ from pathlib import Path
 import numpy as np
 from tabulate import tabulate
 
+from ..data.images import save_image
 from ..interfaces.benchmark import benchmark, by_shift, timm_classifier, write_results
 from ..interfaces.diffusion_models import DEFAULT_MODEL
 from ..interfaces.encoders import check_encoder_root, create_token_dictionary, load_class_tokens
-from ..interfaces.errors import UserError, entry_point
-from ..interfaces.files import check_writable, image_files, read_image, save_image, save_token, write_file
 from ..interfaces.generation import generate
 from ..interfaces.inference_utils import (
     CLIP_MODEL,
@@ -28,9 +27,12 @@ from ..interfaces.inference_utils import (
     clip_similarity,
     load_clip,
 )
+from ..interfaces.photos import image_files, read_photo
 from ..interfaces.shifts import SHIFTS_FILE, load_shifts
 from ..interfaces.textual_inversion import run_textual_inversion
-from ..interfaces.tokens import class_token
+from ..interfaces.tokens import class_token, save_token
+from ..runtime.errors import UserError, entry_point
+from ..runtime.files import check_writable, write_file
 
 
 @entry_point
@@ -227,9 +229,9 @@ def _score(args):
     if args.out:
         check_writable(args.out)
     files = image_files(args.images)
-    images = [read_image(file) for file in files]
+    images = [read_photo(file) for file in files]
     if args.real:
-        real = [read_image(file) for file in image_files(args.real)]
+        real = [read_photo(file) for file in image_files(args.real)]
         thresholds = calibrate_thresholds(real, args.object, args.shift, args.quantile, **_clip(args))
     texts = {"object": args.object, "shift": args.shift} if args.shift else {"object": args.object}
     scores = clip_similarity(images, list(texts.values()), **_clip(args)).T
@@ -290,7 +292,7 @@ def _benchmark(args):
     check_writable(Path(args.out) / "accuracy.csv")
     real = None
     if args.real:
-        real = {c: [read_image(f) for f in image_files(_real_folder(args.real, names[c]))] for c in numbers}
+        real = {c: [read_photo(f) for f in image_files(_real_folder(args.real, names[c]))] for c in numbers}
         load_clip(**_clip(args))
     classify = timm_classifier(args.classifier, args.weights, args.device)
     wrong = [label for label in labels if not 0 <= label < classify.num_classes]

@@ -7,6 +7,7 @@ import yaml
 
 from ..runtime.errors import UserError
 from ..runtime.files import atomic_path, check_writable, write_csv, written_together
+from ..runtime.moments import Moments
 from . import SPLITS
 from .beton_writer import ImageOptions, write_beton
 from .betons import open_beton
@@ -95,9 +96,7 @@ def write_starter_config(sources, folder, name):
 
 def _pixel_statistics(source):
     """Mean and deviation of each channel, over up to `_SAMPLE` images."""
-    sums, squares, count = np.zeros(3), np.zeros(3), 0
+    moments = Moments()
     for i in np.unique(np.linspace(0, len(source) - 1, _SAMPLE).astype(int)):
-        pixels = source[int(i)][0].reshape(-1, 3).astype(np.float64)
-        sums, squares, count = sums + pixels.sum(0), squares + (pixels**2).sum(0), count + len(pixels)
-    mean = sums / count
-    return mean, np.sqrt(np.maximum(squares / count - mean**2, 1))
+        moments.update(source[int(i)][0].reshape(-1, 3))
+    return moments.mean, np.maximum(moments.std(), 1)  # at least one grey level: a loader divides by it

@@ -17,6 +17,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ..runtime.errors import UserError
+from . import ffcv_patches  # noqa: F401 (first: it changes how ffcv behaves)
 
 # isort: split
 from ffcv.fields import IntField, NDArrayField, RGBImageField

@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from ..runtime.errors import UserError
+from . import ffcv_patches  # noqa: F401 (first: it changes how ffcv behaves)
 
 # isort: split
 from ffcv.fields import NDArrayField, RGBImageField

@@ -7,24 +7,20 @@ import csv
 import os
 import re
 import urllib.error
-import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from joblib import Parallel, delayed
-from PIL import Image
 from tqdm import tqdm
 
 from ..runtime.english import some
 from ..runtime.errors import UserError
 from . import SPLITS
-from .images import read_image
+from .images import IMAGE_SUFFIXES, read_image
 
 # Columns that manifests of generate_images.py have beside path and label; they are not read.
 GENERATED = ("class", "prompt", "seed", "similarity", "object", "shift")
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm"}
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # `read_image` refuses these images
 
 
 @dataclass(frozen=True)
@@ -144,7 +140,7 @@ def class_folders(folder, class_names):
 
 
 def _no_images(folder):
-    return UserError(f"{folder} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))}); add some or remove it")
+    return UserError(f"{folder} holds no images ({', '.join(IMAGE_SUFFIXES)}); add some or remove it")
 
 
 def manifest_sources(manifest, image_root=None, class_names=None, bce=False):

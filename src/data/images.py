@@ -1,25 +1,34 @@
-"""One reader of image files."""
+"""Image files: one reader, one writer."""
 
+import io
 import os
+import warnings
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from ..runtime.errors import LOST_STORAGE, UserError
+from ..runtime.files import write_file
+
+IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # `read_image` refuses these images
 
 # Whatever a file is called, no other reader of Pillow's is tried: that of EPS would start Ghostscript on it.
 _FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF", "PPM")
 
 
-def read_image(path):
-    """An image file as uint8 (H, W, 3), RGB.
+def read_image(path, advice="mend it or leave it out (failure-directions betons: --skip-broken)"):
+    """An image file as uint8 (H, W, 3), RGB, upright, whatever it was: greyscale, CMYK, with a palette or transparent.
+
+    Args:
+        advice: what to do about an image that cannot be read, for the error.
 
     Raises `UserError` naming the file where it is not there, broken, or of more pixels than Pillow holds to be safe (89
     million), and `OSError` where the disk or its mount fails.
     """
     if not os.path.isfile(path):
         state = "is no ordinary file" if os.path.exists(path) else "does not exist"
-        raise UserError(f"image {path} {state}; correct the list, or give --skip-broken")
+        raise UserError(f"image {path} {state}; {advice}")
     try:
         with Image.open(path, formats=_FORMATS) as image:
             if image.width * image.height > Image.MAX_IMAGE_PIXELS:
@@ -38,6 +47,11 @@ def read_image(path):
     except Exception as error:  # Pillow raises many kinds for broken files
         if isinstance(error, OSError) and error.errno in LOST_STORAGE:
             raise
-        raise UserError(
-            f"image {path} is broken ({error}): mend or remove it (make_betons.py: --skip-broken)"
-        ) from None
+        raise UserError(f"image {path} is broken ({error}); {advice}") from None
+
+
+def save_image(image, path):
+    """Write a PIL image as PNG, atomically."""
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    write_file(path, buffer.getvalue())

@@ -6,7 +6,8 @@ rest of the package.
 Why this is much faster than a loop over `cross_val_score(SVC(kernel="linear"), ...)` and yet the same answer: the
 kernel depends neither on C nor on the fold, so one Gram matrix serves every fit; libsvm is called at the level where
 `SVC.fit` calls it, because `SVC.fit` itself spends 0.7 ms checking a problem that libsvm solves in 0.03 ms (50
-examples); and only the chosen C is refitted on all examples.
+examples); and only the chosen C is refitted on all examples. That level is private to scikit-learn, so that it is used
+in the versions of `LIBSVM_KNOWN_IN` alone; in others `SVC.fit` gives the same answer, more slowly.
 
 A shortcut that is *not* taken. With balanced weights both classes carry C n / 2, so at a small C every multiplier can
 sit at its bound; that is optimal exactly when max f(right) - min f(wrong) <= 2, f being the decision function without
@@ -21,10 +22,11 @@ import warnings
 from dataclasses import dataclass
 
 import numpy as np
+import sklearn
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import StratifiedKFold
 from sklearn.neural_network import MLPClassifier
-from sklearn.svm import _libsvm
+from sklearn.svm import SVC
 from threadpoolctl import threadpool_limits
 
 SEARCHED_C = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
@@ -32,6 +34,9 @@ SEARCHED_C = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 
 GRAM_LIMIT = 16_384
 """Classes with more examples (a Gram matrix beyond 2 GiB) leave the kernel to libsvm's cache: slower, same answer."""
+
+LIBSVM_KNOWN_IN = ("1.9.",)
+"""Versions of scikit-learn whose private `sklearn.svm._libsvm` was seen to answer as `SVC.fit` does: how they begin."""
 
 MLP_L2 = 1.0
 """scikit-learn's `alpha`, ours: without a hidden layer that is logistic regression at C = 1, the top of the grid."""
@@ -119,11 +124,17 @@ def solve_dual(kernel, x, right, C, weights):
     Returns signed multipliers (n,), positive for "right", such that the direction is their weighted sum of the
     examples, and the intercept.
     """
+    signed = np.zeros(len(right))
+    if not sklearn.__version__.startswith(LIBSVM_KNOWN_IN):
+        svm = SVC(kernel=kernel, C=C, class_weight=dict(enumerate(weights))).fit(x, right.astype(int))
+        signed[svm.support_] = svm.dual_coef_[0]
+        return signed, svm.intercept_[0]
+    from sklearn.svm import _libsvm
+
     _libsvm.set_verbosity_wrap(0)  # libsvm prints its progress unless told not to
     support, _, _, multipliers, intercept, *_ = _libsvm.fit(
         x, right.astype(np.float64), kernel=kernel, C=C, class_weight=weights
     )
-    signed = np.zeros(len(right))
     # libsvm's decision function is positive for the first label, 0; SVC turns the sign in the same way.
     signed[support] = -multipliers[0]
     return signed, -intercept[0]

@@ -31,6 +31,11 @@ class EmbeddingCache:
     A file each a split, named by a hash of all that it depends on: the beton's content, the indices, how images are
     prepared, the device's kind, and the model's weights or the embedding (both, where the embedding is the model's).
     Each is written under a temporary name.
+
+    The features of sparse layers (`sparse.deep_features.cached_features`) are kept in another way, for they are another
+    thing: of texts and folders of images, too, which have no beton; in half precision and in chunks, since they may be
+    too large for one file and for memory; with the moments that the solver standardises by; and in a folder of the
+    result, which holds one model's and refuses another's. Here many models and spaces share a folder, unasked.
     """
 
     def __init__(self, folder, model, embedding, config, device):

@@ -30,7 +30,7 @@ from tqdm import tqdm
 from ..runtime.devices import autocast, resolve_device
 from ..runtime.english import nearest
 from ..runtime.errors import UserError
-from ..runtime.hub import hub_without_retries
+from ..runtime.hub import without_retries
 
 SCENES_CLIP = Path(__file__).resolve().parent / "scenes_clip"  # made by scripts/train_scenes_clip.py
 CONFIG_FILE, WEIGHTS_FILE = "open_clip_config.json", "open_clip_model.safetensors"  # of a local folder, by open_clip
@@ -276,7 +276,7 @@ def _load(name, pretrained, device):
                 tagged = open_clip.get_pretrained_cfg(name, pretrained)
                 _fetch(f"{name} / {pretrained}", functools.partial(open_clip.download_pretrained, tagged))
         try:
-            with hub_without_retries(local=name.startswith(_LOCAL)):
+            with without_retries(local=name.startswith(_LOCAL)):
                 model = open_clip.create_model(name, pretrained, device=device, require_pretrained=True)
                 tokenizer = open_clip.get_tokenizer(name, **_tokenizer_options(name))
         except ModuleNotFoundError as error:
@@ -351,7 +351,7 @@ def _tokenizer_options(name):
 def _fetch(what, download):
     """Have open_clip download weights into its cache, unless they are there."""
     try:
-        with hub_without_retries(local=what.startswith(_LOCAL)):
+        with without_retries(local=what.startswith(_LOCAL)):
             download()
     except Exception as error:  # every kind of network, proxy and disk trouble
         raise UserError(

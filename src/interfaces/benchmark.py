@@ -9,18 +9,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import timm
 import torch
-from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from . import hub
-from .diffusion_models import DEFAULT_MODEL, resolve_device
+from ..data.images import save_image
+from ..models.weights import load_weights
+from ..runtime import hub
+from ..runtime.devices import resolve_device
+from ..runtime.errors import UserError, one_line
+from ..runtime.files import write_file
+from .diffusion_models import DEFAULT_MODEL
 from .encoders import encoder_digest, load_class_tokens
-from .errors import UserError
-from .files import load_tensors, read_image, save_image, write_file
 from .generation import PLACEHOLDER, check_request, generate, load_pipeline
 from .inference_utils import QUANTILE, calibrate_thresholds, check_quantile, filter_images
+from .photos import read_photo
 from .shifts import BASE
 
 _IMAGES_AT_ONCE = 64
@@ -99,7 +101,7 @@ def benchmark(
             write_file(Path(out) / "images" / "made_by.json", json.dumps(made_by, indent=1).encode())
             for file, image in zip(files[present:], made, strict=True):
                 save_image(image, file)
-        images = [read_image(file) for file in files]
+        images = [read_photo(file) for file in files]
         kept = np.ones(len(images), bool)
         if real_images is not None:
             texts = f"a photo of a {name}", shift.caption
@@ -142,6 +144,8 @@ def timm_classifier(name, weights=None, device="auto"):
     Raises:
         UserError: an unknown name, or weights that do not fit or are not at hand.
     """
+    import timm
+
     device = resolve_device(device)
     if not timm.is_model(name.split(".")[0]):
         raise UserError(f"the classifier {name} is not a model of timm; see timm.list_models()")
@@ -150,7 +154,7 @@ def timm_classifier(name, weights=None, device="auto"):
             with hub.without_retries(), hub.quiet():
                 model = timm.create_model(name, pretrained=True)
         else:
-            state = _state_dict(weights)
+            state = load_weights(weights, "the classifier's weights")
             model = timm.create_model(name)
             head = state.get(f"{model.default_cfg['classifier']}.weight")
             model = timm.create_model(name, num_classes=model.num_classes if head is None else len(head))
@@ -158,7 +162,7 @@ def timm_classifier(name, weights=None, device="auto"):
     except UserError:
         raise
     except Exception as error:  # whatever timm, the hub's client and torch make of it
-        source, reason = (weights, hub.one_line(error)) if weights else ("timm's pretrained weights", hub.reason(error))
+        source, reason = (weights, one_line(error)) if weights else ("timm's pretrained weights", hub.reason(error))
         raise UserError(
             f"the classifier {name} cannot be loaded from {source} ({reason}); give a file of weights that fits"
         ) from error
@@ -177,12 +181,6 @@ def timm_classifier(name, weights=None, device="auto"):
 
     classify.num_classes = model.num_classes
     return classify
-
-
-def _state_dict(path):
-    held = load_tensors(path, "the classifier's weights")
-    held = held.get("state_dict", held)
-    return {name.removeprefix("module.").removeprefix("model."): weight for name, weight in held.items()}
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -217,6 +215,8 @@ def write_results(results, out):
 
 def chart(table):
     """A figure of what `by_shift` gives: a bar for each shift, the base as a line."""
+    from matplotlib.figure import Figure
+
     names = [name for name in table if name != BASE][::-1]
     figure = Figure(figsize=(6, 0.6 + 0.28 * max(len(names), 2)))
     axes = figure.add_subplot()

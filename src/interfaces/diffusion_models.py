@@ -9,17 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub
-import open_clip.tokenizer
 import safetensors
 import torch
-from diffusers import AutoencoderKL, EulerDiscreteScheduler, UNet2DConditionModel
-from diffusers.loaders.single_file_utils import create_diffusers_clip_model_from_ldm
-from transformers import CLIPTextModel, CLIPTokenizer
 
-from . import hub
-from .errors import UserError
-from .files import load_tensors
+from ..runtime import hub
+from ..runtime.errors import UserError, one_line
+from ..runtime.pt_files import load_tensors
 
 DEFAULT_MODEL = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 SINGLE_FILES = (".safetensors", ".ckpt")
@@ -62,21 +57,6 @@ class DiffusionModel:
         return self.unet.config.sample_size * 2 ** (len(self.vae.config.block_out_channels) - 1)
 
 
-def resolve_device(name="auto"):
-    """torch.device for "auto" (CUDA where there is one), "cpu", "cuda" or "cuda:N". Raises `UserError`."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        device = None
-    if device is None or device.type not in ("cpu", "cuda"):
-        raise UserError(f"the device {name} is not supported; give auto, cpu or cuda")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UserError(f"this machine has {torch.cuda.device_count()} CUDA devices, not {name}; give cpu")
-    return device
-
-
 def load_model(name=DEFAULT_MODEL):
     """A `DiffusionModel` on the CPU, in single precision.
 
@@ -101,10 +81,10 @@ def load_model(name=DEFAULT_MODEL):
             "check the path"
         )
     try:
-        with hub.quiet():
+        with hub.quiet("diffusers", "transformers"):
             model = DiffusionModel(str(name), *read(folder))
     except LOADING_ERRORS as error:
-        raise UserError(f"the diffusion model {name} cannot be loaded: {hub.one_line(error)}; get it again") from error
+        raise UserError(f"the diffusion model {name} cannot be loaded: {one_line(error)}; get it again") from error
     width, expected = model.text_encoder.config.hidden_size, model.unet.config.cross_attention_dim
     if width != expected:
         raise UserError(
@@ -130,6 +110,9 @@ def fingerprint(text_encoder):
 
 
 def _from_folder(folder):
+    from diffusers import AutoencoderKL, EulerDiscreteScheduler, UNet2DConditionModel
+    from transformers import CLIPTextModel, CLIPTokenizer
+
     missing = [part for part in _PARTS if not (folder / part).is_dir()]
     # transformers would make a tokenizer without words of a folder without these.
     if "tokenizer" not in missing and not any((folder / "tokenizer" / name).is_file() for name in _VOCABULARIES):
@@ -145,7 +128,7 @@ def _from_folder(folder):
             return read(folder / part, local_files_only=True, **options)
         except LOADING_ERRORS as error:
             raise UserError(
-                f"the {part} of the diffusion model {folder} cannot be loaded: {hub.one_line(error)}; get it again"
+                f"the {part} of the diffusion model {folder} cannot be loaded: {one_line(error)}; get it again"
             ) from error
 
     return (
@@ -158,7 +141,11 @@ def _from_folder(folder):
 
 
 def _from_single_file(path):
-    weights = load_tensors(path, "the diffusion model", _STAND_INS)
+    from diffusers import AutoencoderKL, EulerDiscreteScheduler, UNet2DConditionModel
+    from diffusers.loaders.single_file_utils import create_diffusers_clip_model_from_ldm
+    from transformers import CLIPTextModel, CLIPTokenizer
+
+    weights = load_tensors(path, "the diffusion model", stand_ins=_STAND_INS)
     weights = weights.get("state_dict", weights)
     beside = path.with_suffix("")
     config = beside if beside.is_dir() else _SD1_CONFIG
@@ -177,6 +164,9 @@ def _from_single_file(path):
 
 def clip_tokenizer():
     """CLIP's own tokenizer, which Stable Diffusion 1 uses, from open_clip's copy of its merges."""
+    import open_clip.tokenizer
+    from transformers import CLIPTokenizer
+
     reference = open_clip.tokenizer.SimpleTokenizer()
     names = ["<|startoftext|>", "<|endoftext|>"]
     vocabulary = [*list(reference.encoder)[: -len(names)], *names]
@@ -190,6 +180,8 @@ def clip_tokenizer():
 
 def _fetch(name):
     """The folder of a model of the hub, downloaded unless it is cached."""
+    import huggingface_hub
+
     patterns = [f"{part}/{file}" for part, files in _PARTS.items() for file in files]
     try:
         with hub.without_retries(), hub.quiet():

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from transformers import CLIPTextModel, CLIPTokenizer
 
+from ..runtime.errors import UserError
+from ..runtime.files import check_space, check_writable, new_folder
+from ..runtime.hub import quiet
+from ..runtime.pt_files import load_tensors
 from .diffusion_models import DEFAULT_MODEL, LOADING_ERRORS, fingerprint, load_model
-from .errors import UserError
-from .files import check_space, check_writable, load_tensors, new_folder
-from .hub import quiet
 from .tokens import check_token
 
 CLASSES_FILE = "classes.json"
@@ -83,7 +83,7 @@ def create_token_dictionary(embeds, tokens, class_names, encoder_root, model_nam
         embeddings[base:] = torch.stack(embeds)
     check_space(encoder_root, sum(w.numel() * w.element_size() for w in text_encoder.state_dict().values()) + 2**22)
     classes = {"base_model": model.name, "fingerprint": stamp, "tokens": tokens, "class_names": class_names}
-    with new_folder(encoder_root) as folder, quiet():
+    with new_folder(encoder_root) as folder, quiet("transformers"):
         tokenizer.save_pretrained(folder / "tokenizer")
         text_encoder.save_pretrained(folder / "text_encoder")
         (folder / CLASSES_FILE).write_text(json.dumps(classes, indent=1) + "\n", encoding="utf-8")
@@ -177,10 +177,12 @@ def encoder_digest(encoder_root):
 
 def load_encoder(encoder_root):
     """Tokenizer and text encoder of an encoder root, in single precision on the CPU."""
+    from transformers import CLIPTextModel, CLIPTokenizer
+
     root = Path(encoder_root)
     tokens = load_class_tokens(root).tokens
     try:
-        with quiet():
+        with quiet("transformers"):
             tokenizer = CLIPTokenizer.from_pretrained(root / "tokenizer", local_files_only=True)
             text_encoder = CLIPTextModel.from_pretrained(
                 root / "text_encoder", dtype=torch.float32, local_files_only=True

@@ -7,13 +7,13 @@ from pathlib import Path
 from textwrap import shorten
 
 import torch
-from diffusers import EulerDiscreteScheduler, StableDiffusionPipeline
 from tqdm import tqdm
 
-from .diffusion_models import DEFAULT_MODEL, fingerprint, load_model, resolve_device
+from ..runtime.devices import resolve_device
+from ..runtime.errors import UserError, memory_advice
+from ..runtime.hub import quiet
+from .diffusion_models import DEFAULT_MODEL, fingerprint, load_model
 from .encoders import CLASSES_FILE, load_class_tokens, load_encoder
-from .errors import UserError, memory_advice
-from .hub import quiet
 
 PLACEHOLDER = "<TOKEN>"
 
@@ -175,6 +175,8 @@ def token_count(tokenizer, text):
 
 @functools.lru_cache(maxsize=1)
 def _load_pipeline(encoder_root, changed, model_name, device):
+    from diffusers import EulerDiscreteScheduler, StableDiffusionPipeline
+
     model = load_model(model_name)
     tokenizer, text_encoder = model.tokenizer, model.text_encoder
     if encoder_root is not None:
@@ -185,7 +187,7 @@ def _load_pipeline(encoder_root, changed, model_name, device):
                 f"{model_name}; give the same model, or make the root again"
             )
         tokenizer, text_encoder = load_encoder(encoder_root)
-    with quiet(), memory_advice(1):
+    with quiet("diffusers"), memory_advice(1):
         pipeline = StableDiffusionPipeline(
             vae=model.vae,
             text_encoder=text_encoder,

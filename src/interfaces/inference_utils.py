@@ -1,6 +1,5 @@
 """Judging generated images by CLIP (Radford et al., ICML 2021): do they show the class, and do they show the shift?"""
 
-import contextlib
 import functools
 import json
 from dataclasses import dataclass
@@ -8,13 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import open_clip
 import torch
 
-from . import hub
-from .diffusion_models import resolve_device
+from ..runtime import hub
+from ..runtime.devices import resolve_device
+from ..runtime.errors import UserError, one_line
 from .encoders import create_token_dictionary
-from .errors import UserError
 
 __all__ = [
     "Thresholds",
@@ -156,6 +154,8 @@ def load_clip(clip_model=CLIP_MODEL, clip_weights=CLIP_WEIGHTS, device="auto"):
 
 @functools.lru_cache(maxsize=1)
 def _load_clip(name, weights, device):
+    import open_clip
+
     options = {}
     if name.startswith((_LOCAL, "hf-hub:")):
         weights = None
@@ -165,16 +165,15 @@ def _load_clip(name, weights, device):
             raise UserError(f"{folder} is not a CLIP folder: it holds no open_clip_config.json; check the path")
         name = f"{_LOCAL}{folder}"
         options = _tokenizer_options(folder)
-    retries = contextlib.nullcontext() if name.startswith(_LOCAL) else hub.without_retries()
     try:
-        with retries, hub.quiet():
+        with hub.without_retries(local=name.startswith(_LOCAL)), hub.quiet():
             model, _, preprocess = open_clip.create_model_and_transforms(
                 name, weights, device=device, require_pretrained=True
             )
             tokenizer = open_clip.get_tokenizer(name, **options)
     except Exception as error:  # whatever open_clip, the hub's client, safetensors and torch make of it
         known = name.startswith("hf-hub:") or open_clip.get_pretrained_cfg(name, weights or "")
-        reason = hub.reason(error) if known else hub.one_line(error)
+        reason = hub.reason(error) if known else one_line(error)
         raise UserError(
             f"the CLIP model {name}{f' / {weights}' if weights else ''} cannot be loaded ({reason}); without a network "
             f"give a folder of open_clip's with its weights, {_LOCAL}FOLDER"

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import yaml
 
-from .errors import UserError
+from ..runtime.errors import UserError
 from .generation import PLACEHOLDER
 
 SHIFTS_FILE = Path(__file__).resolve().parent / "shifts.yaml"

@@ -9,15 +9,17 @@ from textwrap import shorten
 
 import numpy as np
 import torch
-from diffusers import DDPMScheduler
 from PIL import Image, ImageOps
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from .diffusion_models import DEFAULT_MODEL, load_model, resolve_device
-from .errors import UserError, memory_advice
-from .files import check_writable, image_files, load_tensors, read_image, save_pt
+from ..runtime.devices import resolve_device
+from ..runtime.errors import UserError, memory_advice
+from ..runtime.files import check_writable
+from ..runtime.pt_files import load_pt, save_pt
+from .diffusion_models import DEFAULT_MODEL, load_model
 from .generation import check_seed, token_count
+from .photos import image_files, read_photo
 from .tokens import check_token
 
 TEMPLATES = tuple((Path(__file__).resolve().parent / "templates.txt").read_text().splitlines())
@@ -76,6 +78,8 @@ def run_textual_inversion(
         UserError: no images, a broken one, a token that is not new or not well formed, a model that cannot be loaded,
             a checkpoint of another training, or too little memory.
     """
+    from diffusers import DDPMScheduler
+
     check_token(token)
     numbers = {
         "max_train_steps": max_train_steps,
@@ -242,7 +246,7 @@ def _tokenized(tokenizer, token, templates):
 
 def _read_checkpoint(checkpoint, settings, steps):
     """The state of a training with these settings and at most so many steps."""
-    state = load_tensors(checkpoint, "the checkpoint")
+    state = load_pt(checkpoint, "the checkpoint", "remove it")
     try:
         differing = [key for key, value in settings.items() if state["settings"][key] != value]
         usable = isinstance(state["step"], int) and state["embedding"].isfinite().all()
@@ -290,7 +294,7 @@ def _encode(vae, files, resolution, device, at_once=_ENCODED_AT_ONCE):
     starts = range(0, len(files), at_once)
     small = 0
     for start in tqdm(starts, desc="encoding images", unit="batch", disable=None, leave=False):
-        images = [read_image(file) for file in files[start : start + at_once]]
+        images = [read_photo(file) for file in files[start : start + at_once]]
         small += sum(min(image.size) < resolution for image in images)
         images = [ImageOps.fit(image, (resolution, resolution), Image.Resampling.BICUBIC) for image in images]
         pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float().to(device) / 127.5 - 1

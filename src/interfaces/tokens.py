@@ -2,7 +2,8 @@
 
 import re
 
-from .errors import UserError
+from ..runtime.errors import UserError
+from ..runtime.files import write_file
 
 
 def class_token(class_name, index=None):
@@ -17,6 +18,13 @@ def class_token(class_name, index=None):
     if not words:
         raise UserError(f'the class name "{class_name}" has no letters to make a token of; name it in words')
     return f"<{'-'.join([*words, *([] if index is None else [str(index)])])}>"
+
+
+def save_token(token, embedding, path):
+    """Save one learned token, as diffusers' `load_textual_inversion` reads it: {token: (1, d)}, .safetensors."""
+    import safetensors.torch
+
+    write_file(path, safetensors.torch.save({token: embedding.float().cpu().reshape(1, -1).contiguous()}))
 
 
 def check_token(token):

@@ -19,11 +19,11 @@ from PIL import Image
 from ..captions.vocabulary import get_caption_set
 from ..data.extra_images import extra_images_split
 from ..data.image_sources import GENERATED
+from ..data.images import save_image
 from ..directions.results import SIDES, CaptionRow, OutputFiles, read_table
 from ..embeddings.clip import clip_name, full_name
 from ..interfaces.diffusion_models import DEFAULT_MODEL
 from ..interfaces.encoders import load_class_tokens
-from ..interfaces.files import save_image
 from ..interfaces.inference_utils import calibrate_thresholds, clip_similarity
 from ..loaders import make_loader
 from ..runtime.english import plain_name, some, with_article

@@ -5,15 +5,13 @@ import pickle
 
 import timm
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torchvision import models as torchvision_models
 
 from ..runtime.english import nearest
 from ..runtime.errors import UserError
-from ..runtime.hub import hub_without_retries
-from ..runtime.pt_files import load_pt
+from ..runtime.hub import without_retries
 from . import cifar_resnet
+from .weights import load_weights
 
 _RESNETS = sorted(name for name in torchvision_models.list_models(torchvision_models) if "res" in name)
 
@@ -74,15 +72,13 @@ def pretrained_timm(arch, weights=None):
     _check_name(arch.split(".")[0], timm.list_models(), "timm")
     if weights is not None:
         model = timm.create_model(arch, pretrained=False)
-        safe = str(weights).endswith(".safetensors")
-        state = _read_safetensors(weights) if safe else load_pt(weights, "weights", "give a file with a state dict")
         try:
-            model.load_state_dict(state)
+            model.load_state_dict(load_weights(weights))
         except (RuntimeError, TypeError, AttributeError) as error:
             raise UserError(f"the weights in {weights} are not those of timm's {arch}; give its own") from error
         return model
     try:
-        with hub_without_retries():
+        with without_retries():
             return timm.create_model(arch, pretrained=True)
     except Exception as error:  # every kind of network, proxy and disk trouble; RuntimeError: timm has no weights
         raise UserError(
@@ -98,13 +94,6 @@ def weights_digest(model):
         digest.update(name.encode())
         digest.update(weight.cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()[:32]
-
-
-def _read_safetensors(path):
-    try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"the weights {path} are missing or damaged ({error}); check the path") from None
 
 
 def _check_name(arch, known, arch_type):

@@ -2,12 +2,12 @@
 
 from dataclasses import dataclass
 
-import torch
 from torch import nn
 
 from ..runtime.errors import UserError
 from ..runtime.pt_files import load_pt, save_pt
 from .build import build_model
+from .weights import weights_in
 
 
 @dataclass
@@ -48,7 +48,8 @@ def load_checkpoint(path, config=None):
     Raises `UserError` where the file is missing, truncated, hostile or of another architecture.
     """
     content = load_pt(path, "checkpoint", "train it again with ffcv_main.py")
-    if not isinstance(content, dict) or not is_state_dict(content.get("state_dict")):
+    state = weights_in(content) if isinstance(content, dict) and "state_dict" in content else None
+    if state is None:
         raise UserError(f"checkpoint {path} has no state_dict; give a checkpoint_last.pt or checkpoint_best.pt")
     wanted = model_names(config) if config else None
     names = content.get("build_params") or wanted
@@ -56,14 +57,13 @@ def load_checkpoint(path, config=None):
     if not isinstance(names, dict) or not all(isinstance(names.get(key), kind) for key, kind in types.items()):
         raise UserError(f"checkpoint {path} does not say its architecture (build_params); give the config it came from")
     # A layer with as many outputs must be in the file before room is made for it.
-    if not any(names["num_classes"] in weight.shape[:1] for weight in content["state_dict"].values()):
+    if not any(names["num_classes"] in weight.shape[:1] for weight in state.values()):
         raise UserError(f"the weights in checkpoint {path} are not those of {_describe(names)}; train it again")
     if wanted and any(names[key] != wanted[key] for key in wanted):
         raise UserError(f"checkpoint {path} holds {_describe(names)}, but the config asks for {_describe(wanted)}")
     # Weights come from the file, so pretrained ones need not be fetched.
     arch_type = "resnet" if names["arch_type"] == "pretrained_resnet" else names["arch_type"]
     model = build_model(arch_type, names["arch"], names["num_classes"])
-    state = {_without_prefix(key): value for key, value in content["state_dict"].items()}
     try:
         model.load_state_dict(state)
     except (RuntimeError, AttributeError) as error:
@@ -74,12 +74,6 @@ def load_checkpoint(path, config=None):
     return Checkpoint(model, dict(names), metadata if isinstance(metadata, dict) else {}, content.get("training_state"))
 
 
-def is_state_dict(content):
-    return isinstance(content, dict) and all(
-        isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in content.items()
-    )
-
-
 def model_names(config):
     """The arguments of `build_model` that a config gives, as a dict."""
     return {"arch_type": config.arch_type, "arch": config.arch, "num_classes": config.num_classes}
@@ -87,10 +81,3 @@ def model_names(config):
 
 def _describe(names):
     return f"a {names['arch_type'][:80]} {names['arch'][:80]} with {names['num_classes']} outputs"
-
-
-def _without_prefix(key):
-    """Published checkpoints carry the wrappers that they were trained in."""
-    for prefix in ("module.model.", "module."):
-        key = key.removeprefix(prefix)
-    return key

@@ -142,10 +142,10 @@ def _resized_timm(name, module, size):
     """The model for images of another size: timm resamples the position embeddings of its transformers."""
     import timm
 
-    from ..runtime.hub import hub_without_retries
+    from ..runtime.hub import without_retries
 
     try:
-        with hub_without_retries():
+        with without_retries():
             return timm.create_model(name, pretrained=True, img_size=size)
     except (TypeError, ValueError, AssertionError, RuntimeError):  # not this one, as the pass over it will tell
         return module
@@ -279,7 +279,7 @@ def _hugging_face(name, size, mean, std, state=None, weights_path=None):
     """An image classifier of transformers, from a folder or the hub; with `state`, its config with these weights."""
     import transformers
 
-    from .text_models import quiet_transformers
+    from ..runtime.hub import quiet
 
     folder = Path(name).expanduser()
     local = folder.is_dir()
@@ -287,7 +287,7 @@ def _hugging_face(name, size, mean, std, state=None, weights_path=None):
         raise UserError(f"the model's folder {name} does not exist; check the path after hf:")
     source = str(folder) if local else name
     options = {"local_files_only": local, "trust_remote_code": False}
-    with quiet_transformers():
+    with quiet("transformers"):
         if state is None:
             safe = _check_pickles(folder) if local else True
             model, info = _loaded(
@@ -331,10 +331,10 @@ def _check_pickles(folder):
 
 
 def _loaded(name, local, load, what="model"):
-    from ..runtime.hub import hub_without_retries
+    from ..runtime.hub import without_retries
 
     try:
-        with hub_without_retries(local):
+        with without_retries(local):
             return load()
     except Exception as error:  # transformers, safetensors, the hub's client and torch raise many kinds
         lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]

@@ -6,10 +6,11 @@ from torchvision import models as torchvision_models
 from torchvision.transforms import v2
 
 from ..runtime.errors import UserError
-from ..runtime.pt_files import load_pt
+from ..runtime.pt_files import load_tensors
 from .build import build_model, pretrained_timm, pretrained_torchvision
-from .checkpoints import is_state_dict, load_checkpoint
+from .checkpoints import load_checkpoint
 from .features import last_linear
+from .weights import weights_in
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -45,7 +46,7 @@ def load_image_model(arch=None, model_path=None):
 
 
 def _from_file(arch, path):
-    content = load_pt(path, "checkpoint", "give a state dict, or a checkpoint of ffcv_main.py")
+    content = load_tensors(path, "checkpoint", "give a state dict, or a checkpoint of ffcv_main.py")
     if isinstance(content, dict) and "build_params" in content:
         checkpoint = load_checkpoint(path)
         if "config" in checkpoint.run_metadata:
@@ -56,13 +57,9 @@ def _from_file(arch, path):
         return checkpoint.model, checkpoint.build_params
     if arch is None:
         raise UserError(f"checkpoint {path} does not say its architecture; add --arch, such as resnet50 or timm:NAME")
-    state = content
-    for key in ("state_dict", "model"):
-        if isinstance(state, dict) and isinstance(state.get(key), dict):
-            state = state[key]
-    if not is_state_dict(state):
+    state = weights_in(content)
+    if state is None:
         raise UserError(f"checkpoint {path} holds no state dict; give a file with one")
-    state = {key.removeprefix("module.").removeprefix("model."): value for key, value in state.items()}
     arch_type, arch = ("timm", arch.removeprefix("timm:")) if arch.startswith("timm:") else ("resnet", arch)
     model = build_model(arch_type, arch, 1)
     layer = last_linear(model)

@@ -4,7 +4,6 @@ The deep features of a text are that layer's input, in evaluation mode: BERT's p
 tanh(classifier.dense), and for models of which `cls_layer` is the head, the last hidden state at [CLS].
 """
 
-import contextlib
 import hashlib
 import pickle
 from dataclasses import dataclass
@@ -12,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import transformers
 from torch import nn
 from transformers import (
     AutoModelForSequenceClassification,
@@ -23,7 +21,7 @@ from transformers import (
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from ..runtime.errors import UserError
-from ..runtime.hub import hub_without_retries
+from ..runtime.hub import quiet, without_retries
 
 WINDOW = 32
 """Batches within which texts are sorted by length, so that little of a batch is padding."""
@@ -137,7 +135,7 @@ def load_text_classifier(name, max_length=None):
     local = Path(name).is_dir()
     if not local and (not name or Path(name).is_absolute() or name.startswith((".", "~")) or name.count("/") > 1):
         raise UserError(f"the text model's folder {name} does not exist; check --model-path")
-    with hub_without_retries(local), quiet_transformers():
+    with without_retries(local), quiet("transformers"):
         try:
             options = {"local_files_only": local, "trust_remote_code": False}
             model, tokenizer = _load(name, options), AutoTokenizer.from_pretrained(name, **options)
@@ -192,19 +190,6 @@ def _positions(model):
             # RoBERTa counts positions from behind the padding's.
             return layer.num_embeddings - (0 if layer.padding_idx is None else layer.padding_idx + 1)
     return getattr(model.config, "max_position_embeddings", None)
-
-
-@contextlib.contextmanager
-def quiet_transformers():
-    """Without transformers' log and progress bars: what matters in them is an error here."""
-    level = transformers.logging.get_verbosity()
-    transformers.logging.set_verbosity(transformers.logging.CRITICAL)
-    transformers.logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        transformers.logging.set_verbosity(level)
-        transformers.logging.enable_progress_bar()
 
 
 def _reason(error):

@@ -34,7 +34,8 @@ MOST_SECTIONS = 1000
 def write_report(result, out_path, root=None, split="test", compared=None, sparse=None):
     """Write the report of a result as one HTML file, atomically; return its path.
 
-    result: `OUT.pt` of train_svms.py, or an `SVMProcessor`; OUT_captions.csv and OUT_subpopulations.csv beside it are shown as well.
+    result: `OUT.pt` of train_svms.py, beside which OUT_captions.csv and OUT_subpopulations.csv are shown as well, or an
+    `SVMProcessor`.
     root: folder of the betons, by default the one that the result was made with; where they are missing the report has
     no images and says so. split: whose images and accuracies are shown. compared: what failure-directions compare was
     given as --out; its table and figure make the section "before and after". sparse: what sparse_main.py was given as

@@ -17,13 +17,13 @@ def resolve_device(name="auto"):
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise UserError(f"--device {name} is not a device; give auto, cpu or cuda") from None
-    if device.type not in ("cpu", "cuda"):
-        raise UserError(f"--device {name} is not supported; give auto, cpu or cuda")
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise UserError(f"the device {name} is not supported; give auto, cpu or cuda")
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device cuda was asked for, but this machine has no usable CUDA device; give --device cpu")
+        raise UserError(f"the device {name} was asked for, but this machine has no usable CUDA device; give cpu")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UserError(f"--device {name} does not exist: this machine has {torch.cuda.device_count()} CUDA device(s)")
+        raise UserError(f"the device {name} does not exist: this machine has {torch.cuda.device_count()} of CUDA")
     if device.index is not None and device.type == "cuda":
         torch.cuda.set_device(device)
     return device

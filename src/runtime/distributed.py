@@ -149,7 +149,7 @@ def add_up(tensor):
     return tensor
 
 
-def take_from_main(model):
+def broadcast_buffers(model):
     """Give every process rank 0's buffers: the running statistics of BatchNorm, of which each has its own."""
     if world_size() > 1:
         for buffer in model.buffers():

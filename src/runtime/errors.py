@@ -12,8 +12,8 @@ import sys
 # What reading from a disk or network mount gives that has gone away.
 LOST_STORAGE = (errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ENODEV, errno.ENXIO, errno.ETIMEDOUT, errno.EHOSTDOWN)
 
-# How torch says it, of CUDA and of a CPU, in a RuntimeError.
-_OUT_OF_MEMORY = re.compile("out of memory|can't allocate memory")
+# How torch says it, of CUDA, its libraries and a CPU, in a RuntimeError.
+_OUT_OF_MEMORY = re.compile("out of memory|allocate memory|ALLOC_FAILED")
 
 
 class UserError(Exception):
@@ -58,7 +58,7 @@ def entry_point(main):
             else:
                 message = f"the system refuses a file: {error.strerror}{where}; choose another name or place"
         except (MemoryError, RuntimeError) as error:
-            if not isinstance(error, MemoryError) and not _OUT_OF_MEMORY.search(str(error)):
+            if not _is_out_of_memory(error):
                 raise
             message = f"there is not enough memory ({error}): ask for less, such as a smaller batch_size or model"
         print(_line(message), file=sys.stderr)
@@ -83,6 +83,27 @@ def _output_is_lost():
             os.dup2(nowhere.fileno(), sys.stdout.fileno())
         return True
     return False
+
+
+@contextlib.contextmanager
+def memory_advice(batch_size):
+    """Turn running out of memory, on a CPU or on CUDA, into a `UserError` that says which batch size to try."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        advice = f"try batch_size={batch_size // 2}" if batch_size > 1 else "it is 1 already, so use a smaller model"
+        raise UserError(f"out of memory with batch_size={batch_size}; {advice}") from error
+
+
+def _is_out_of_memory(error):
+    return isinstance(error, MemoryError) or bool(_OUT_OF_MEMORY.search(str(error)))
+
+
+def one_line(error):
+    """What another library's error says, as a part of a sentence."""
+    return " ".join(str(error).split())[:200].rstrip(".:") or type(error).__name__
 
 
 def _line(message):

@@ -5,6 +5,7 @@ import contextvars
 import csv
 import hashlib
 import os
+import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,6 +103,48 @@ def atomic_path(path):
             error.filename = error.filename or str(path)
         _remove(temporary, new_folders)
         raise
+
+
+def write_file(path, data):
+    """Write bytes, atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data)
+
+
+@contextlib.contextmanager
+def new_folder(path):
+    """Yield a new folder beside `path`, which takes its place when the block succeeds.
+
+    Whatever was there is lost then: look first whether it may be.
+    """
+    path = Path(path).absolute()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as temporary:
+        folder = Path(temporary) / "new"
+        folder.mkdir()
+        yield folder
+        old = Path(temporary) / "old"
+        try:
+            if path.exists():
+                path.rename(old)
+            folder.rename(path)
+        except BaseException:
+            if old.exists() and not path.exists():
+                old.rename(path)
+            raise
+
+
+def check_space(path, needed):
+    """Raise `UserError` unless `needed` bytes are free where `path` will be."""
+    folder = Path(path).absolute()
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise UserError(
+            f"{path} needs {needed / 1e6:,.3g} MB and the disk has {free / 1e6:,.3g} MB left; free some space "
+            "or choose another place"
+        )
 
 
 def _remove(file, folders=()):

@@ -1,22 +1,27 @@
-"""Hugging Face's hub: where it cannot be reached, what its cache holds is used at once."""
+"""Hugging Face's hub: where it cannot be reached, its cache is used at once; nothing is said on the way."""
 
 import contextlib
 import functools
+import importlib
+import logging
 import urllib.error
 import urllib.request
+import warnings
 
-from huggingface_hub import constants
+from huggingface_hub import constants, utils
+
+from .errors import one_line
 
 
 @contextlib.contextmanager
-def hub_without_retries(local=False):
+def without_retries(local=False):
     """Where the hub cannot be reached, use what is cached at once: by itself, the hub's client tries for a minute.
 
     Args:
         local: what is loaded lies in a folder, so that the hub need not be asked whether it answers.
     """
     before = constants.HF_HUB_OFFLINE
-    constants.HF_HUB_OFFLINE = before or not (local or _hub_answers())
+    constants.HF_HUB_OFFLINE = before or not (local or answers())
     try:
         yield
     finally:
@@ -24,7 +29,8 @@ def hub_without_retries(local=False):
 
 
 @functools.cache
-def _hub_answers():
+def answers():
+    """Whether the hub answers; asked once a process."""
     try:
         urllib.request.urlopen(urllib.request.Request(constants.ENDPOINT, method="HEAD"), timeout=10).close()
     except urllib.error.HTTPError:
@@ -32,3 +38,35 @@ def _hub_answers():
     except OSError:
         return False
     return True
+
+
+def reason(error):
+    """One line of why a model cannot be had from the hub."""
+    if constants.HF_HUB_OFFLINE or not answers():
+        return "the hub cannot be reached"
+    return one_line(error)
+
+
+@contextlib.contextmanager
+def quiet(*libraries):
+    """Without the progress bars, logs and warnings of libraries: what matters in them is an error here.
+
+    Args:
+        libraries: those whose own progress bars are meant beside the hub's: "diffusers", "transformers".
+    """
+    bars = [importlib.import_module(f"{library}.utils.logging") for library in libraries]
+    shown, disabled = not utils.are_progress_bars_disabled(), logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    utils.disable_progress_bars()
+    for bar in bars:
+        bar.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)
+        for bar in bars:
+            bar.enable_progress_bar()
+        if shown:
+            utils.enable_progress_bars()

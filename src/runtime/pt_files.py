@@ -1,4 +1,4 @@
-"""The project's `.pt` files: tensors, numbers, strings, lists and dicts, read without running code found in them."""
+"""Files of tensors, numbers, strings, lists and dicts, read without running code found in them."""
 
 import io
 import pickle
@@ -8,10 +8,11 @@ import warnings
 import zipfile
 from pathlib import Path
 
+import safetensors.torch
 import torch
 
 from .errors import UserError
-from .files import atomic_path
+from .files import write_file
 
 INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
@@ -24,27 +25,28 @@ def save_pt(obj, path):
     # By way of memory: writing straight to a full disk, torch fails with an error that does not say so.
     buffer = io.BytesIO()
     torch.save(obj, buffer)
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(buffer.getbuffer())
+    write_file(path, buffer.getbuffer())
 
 
 class _Refused(Exception):
     """Why a file is not loaded: the rest of a sentence that begins with its name."""
 
 
-def load_pt(path, what, hint="make it again"):
+def load_pt(path, what, hint="make it again", stand_ins=()):
     """`torch.load(path, weights_only=True)` on the CPU; `what` and `hint` word the error ("checkpoint", what to do).
+
+    Args:
+        stand_ins: pairs (class, full name): classes of other libraries that the file may name, each with one that
+            stands for it. Made by us, without methods, so that nothing is run.
 
     Raises `UserError` where the file is missing, truncated, unreadable, would run code or would fill the memory with
     more than it holds.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"{what} {path} {'is a folder' if path.is_dir() else 'does not exist'}; check the path")
+    path = _existing(path, what)
     try:
         size = path.stat().st_size
-        _check_pickles(path, size)
-        with warnings.catch_warnings():
+        _check_pickles(path, size, {" ".join(name.rsplit(".", 1)) for _, name in stand_ins})
+        with warnings.catch_warnings(), torch.serialization.safe_globals(list(stand_ins)):
             warnings.simplefilter("ignore")  # of old pickle protocols
             content = torch.load(path, map_location="cpu", weights_only=True)
         _check_tensors(content, size)
@@ -55,11 +57,33 @@ def load_pt(path, what, hint="make it again"):
     except MemoryError as error:
         raise UserError(f"{what} {path} asks for more memory than there is; {hint}") from error
     except Exception as error:  # a file that was tampered with raises any kind
-        if isinstance(error, OSError) and error.errno:
-            reason = f"cannot be read ({error.strerror}); check its disk, its mount and its permissions"
-            raise UserError(f"{what} {path} {reason}") from error
-        raise UserError(f"{what} {path} is truncated or not a torch file; {hint}") from error
+        raise _unreadable(path, what, error, f"is truncated or not a torch file; {hint}") from error
     return content
+
+
+def load_tensors(path, what, hint="get it again", stand_ins=()):
+    """What a file of tensors holds, on the CPU: that of a .safetensors file, or else as `load_pt`."""
+    if Path(path).suffix != ".safetensors":
+        return load_pt(path, what, hint, stand_ins)
+    path = _existing(path, what)
+    try:
+        return safetensors.torch.load_file(path)
+    except Exception as error:  # a damaged header raises any kind
+        raise _unreadable(path, what, error, f"is damaged; {hint}") from error
+
+
+def _existing(path, what):
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{what} {path} {'is a folder' if path.is_dir() else 'does not exist'}; check the path")
+    return path
+
+
+def _unreadable(path, what, error, otherwise):
+    """A `UserError` of what the system refused, or of what is wrong with the file."""
+    if isinstance(error, OSError) and error.errno:
+        otherwise = f"cannot be read ({error.strerror}); check its disk, its mount and its permissions"
+    return UserError(f"{what} {path} {otherwise}")
 
 
 _MORE_THAN_DATA = (
@@ -75,8 +99,8 @@ _NAMES = re.compile(
 )
 
 
-def _check_pickles(path, size):
-    """Look through the pickles of a torch file, without running them, for names beyond `_NAMES`."""
+def _check_pickles(path, size, also=()):
+    """Look through the pickles of a torch file, without running them, for names beyond `_NAMES` and those of `also`."""
     with open(path, "rb") as stream:
         if stream.read(2) == b"PK":
             with zipfile.ZipFile(stream) as archive:
@@ -93,7 +117,8 @@ def _check_pickles(path, size):
             stream.seek(0)
         for one in pickles:
             for operation, argument, _ in pickletools.genops(one):
-                if operation.name.endswith("GLOBAL") and not _NAMES.fullmatch(argument or ""):
+                named = operation.name.endswith("GLOBAL")
+                if named and argument not in also and not _NAMES.fullmatch(argument or ""):
                     raise _Refused(_MORE_THAN_DATA)
 
 

@@ -63,6 +63,8 @@ def cached_features(folder, task, split, device):
 
     Half precision where they were computed in it (CUDA), else float32. Raises `UserError` where `folder` has those of
     another model or other examples, or where the model does not end in a linear layer.
+
+    Not in an `EmbeddingCache`: these are a part of a sparse result (`OUT/features/`), of examples that need no beton.
     """
     inputs = task.inputs[split]
     fingerprint = f"{task.name} on {inputs.fingerprint}"

@@ -7,6 +7,7 @@ import torch
 
 from ..runtime.errors import UserError
 from ..runtime.files import atomic_path, create_npy, open_npy
+from ..runtime.moments import Moments
 from ..runtime.pt_files import FLOATS, is_plain_tensor, load_pt, save_pt
 
 META_FILE = "features.pt"
@@ -84,7 +85,7 @@ class FeatureChunks:
         (folder / META_FILE).unlink(missing_ok=True)
         for old in folder.glob("chunk_*.npy"):
             old.unlink()
-        moments, rows, buffered, row_counts = None, [], 0, []
+        moments, dim, rows, buffered, row_counts = Moments(), None, [], 0, []
 
         def flush():
             chunk = np.concatenate(rows)
@@ -97,12 +98,12 @@ class FeatureChunks:
             batch = _to_dtype(batch, dtype, first_row=sum(row_counts) + buffered)
             if not len(batch):
                 continue
-            if moments is None:
-                moments = Moments(batch.shape[1])
-                chunk_rows = max(1, CHUNK_BYTES // (batch.shape[1] * batch.itemsize))
-            elif batch.shape[1] != len(moments.mean):
+            if dim is None:
+                dim = batch.shape[1]
+                chunk_rows = max(1, CHUNK_BYTES // (dim * batch.itemsize))
+            elif batch.shape[1] != dim:
                 raise UserError(
-                    f"a batch has {batch.shape[1]} features where those before have {len(moments.mean)}; "
+                    f"a batch has {batch.shape[1]} features where those before have {dim}; "
                     f"all batches must come from one layer of one model"
                 )
             moments.update(batch)
@@ -111,16 +112,16 @@ class FeatureChunks:
             if buffered >= chunk_rows:
                 flush()
                 buffered = 0
-        if moments is None:
+        if dim is None:
             raise UserError(f"there are no features to write to {folder}: the data set is empty")
         if rows:
             flush()
         meta = {
             "rows": row_counts,
-            "dim": len(moments.mean),
+            "dim": dim,
             "dtype": np.dtype(dtype).name,
             "mean": torch.from_numpy(moments.mean),
-            "std": torch.from_numpy(moments.std),
+            "std": torch.from_numpy(moments.std()),
             "fingerprint": fingerprint,
         }
         save_pt(meta, folder / META_FILE)
@@ -196,39 +197,3 @@ def _to_dtype(batch, dtype, first_row):
             )
         raise UserError(f"row {first_row + row} of the features has a NaN or infinite number; look at its input")
     return stored
-
-
-class Moments:
-    """Mean and population standard deviation per coordinate in float64, in one pass (Chan, Golub and LeVeque 1979).
-
-    Everything is relative to the first row, so that a constant coordinate has a standard deviation of exactly 0.
-    """
-
-    def __init__(self, dim):
-        self.weight, self._origin, self._mean, self._squares = 0.0, None, np.zeros(dim), np.zeros(dim)
-
-    def update(self, batch, weights=None):
-        """Add the rows of `batch` (n, d), `weights` (n,) or 1 each."""
-        weights = np.ones(len(batch)) if weights is None else np.asarray(weights, np.float64)
-        total = weights.sum()
-        if total == 0:
-            return
-        batch = np.asarray(batch, np.float64)
-        if self._origin is None:
-            self._origin = batch[0]
-        batch = batch - self._origin
-        mean = weights @ batch / total
-        squares = weights @ (batch - mean) ** 2
-        shift = mean - self._mean
-        both = self.weight + total
-        self._squares += squares + shift**2 * (self.weight * total / both)
-        self._mean += shift * (total / both)
-        self.weight = both
-
-    @property
-    def mean(self):
-        return self._mean if self._origin is None else self._origin + self._mean
-
-    @property
-    def std(self):
-        return np.sqrt(self._squares / self.weight)

@@ -4,7 +4,8 @@ import numpy as np
 import torch
 
 from ..runtime.errors import UserError
-from .feature_chunks import FeatureChunks, Moments
+from ..runtime.moments import Moments
+from .feature_chunks import FeatureChunks
 
 BLOCK_ELEMENTS = 2**22
 """Numbers in a block of rows: 16 MiB as float32."""
@@ -97,9 +98,9 @@ def statistics(X, weights=None, what="X"):
     """
     if isinstance(X, FeatureChunks) and weights is None:
         return X.mean, X.std
-    moments = Moments(X.shape[1])
+    moments = Moments()
     for start, stop in row_ranges(*X.shape):
         block = as_tensor(X[start:stop]).numpy()
         check_finite(block, start, what)
         moments.update(block, None if weights is None else weights[start:stop])
-    return moments.mean, moments.std
+    return moments.mean, moments.std()

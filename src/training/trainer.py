@@ -17,7 +17,7 @@ from tqdm import tqdm
 from ..data.augmentation import epoch_key
 from ..models.checkpoints import Checkpoint, model_names, save_checkpoint
 from ..runtime.devices import autocast
-from ..runtime.distributed import add_up, is_main, rank, take_from_main, world_size
+from ..runtime.distributed import add_up, broadcast_buffers, is_main, rank, world_size
 from ..runtime.errors import UserError
 from .evaluation import predict
 from .resuming import take_up
@@ -103,7 +103,7 @@ class Trainer:
         )
         for epoch in bar:
             loss, accuracy = self._train_epoch(stepped, optimizer, scaler, epoch)
-            take_from_main(trained)
+            broadcast_buffers(trained)
             if not np.isfinite(loss):
                 kept = f"; the checkpoints of earlier epochs are in {self.folder}" if epoch else ""
                 raise UserError(

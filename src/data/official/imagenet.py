@@ -12,7 +12,8 @@ from PIL import Image
 from torchvision.transforms import functional
 
 from ...runtime.errors import UserError
-from ..image_sources import IMAGE_SUFFIXES, ImageFiles
+from ..image_sources import ImageFiles
+from ..images import IMAGE_SUFFIXES
 from .files import check_present, official_path
 
 ORIGIN = "https://image-net.org, unpacked by torchvision.datasets.ImageNet"

@@ -1,0 +1,32 @@
+"""Images of a class that come in from outside."""
+
+from pathlib import Path
+
+from PIL import Image
+
+from ..data.images import IMAGE_SUFFIXES, read_image
+from ..runtime.errors import UserError
+
+SMALLEST = 16  # pixels: a shorter side shows nothing
+
+
+def image_files(folder):
+    """The image files of a folder, sorted by name. Raises `UserError` where there are none."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(f"the image folder {folder} does not exist; check the path")
+    files = sorted(file for file in folder.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file())
+    if not files:
+        raise UserError(
+            f"the folder {folder} has no images ({', '.join(IMAGE_SUFFIXES)}); put the class's images there"
+        )
+    return files
+
+
+def read_photo(path):
+    """An image file as a PIL image, RGB. Raises `UserError` where it is broken or too small to show anything."""
+    image = Image.fromarray(read_image(path, "remove it or get it again"))
+    if min(image.size) < SMALLEST:
+        width, height = image.size
+        raise UserError(f"the image {path} has {width} x {height} pixels, too few to show anything; remove it")
+    return image
