@@ -9,7 +9,9 @@ whichever name comes first is the package's, and `_OneCopy` answers for the othe
 
 import importlib
 import importlib.abc
+import importlib.machinery
 import importlib.util
+import os
 import sys
 
 _EXPORTS = {
@@ -31,7 +33,7 @@ def __getattr__(name):
 
 
 class _OneCopy(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Finds the modules of the package's other name: those of its own name, as they are."""
+    """Finds the package and its modules under the package's other name: those of its own name, as they are."""
 
     other = "failure_directions" if __name__ == "src" else "src"
 
@@ -39,10 +41,18 @@ class _OneCopy(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         self._specs = {}
 
     def find_spec(self, fullname, path=None, target=None):
-        if not fullname.startswith(f"{self.other}."):
+        if fullname.partition(".")[0] != self.other:
+            return None
+        if fullname == "src" and not self._is_here(importlib.machinery.PathFinder.find_spec(fullname)):
+            return None  # a `src` of somebody else's
+        if fullname != self.other and sys.modules.get(self.other) is not sys.modules[__name__]:
             return None
         own = importlib.util.find_spec(__name__ + fullname.removeprefix(self.other))
         return own and importlib.util.spec_from_loader(fullname, self, is_package=bool(own.submodule_search_locations))
+
+    @staticmethod
+    def _is_here(spec):
+        return bool(spec and spec.origin) and os.path.realpath(spec.origin) == os.path.realpath(__file__)
 
     def create_module(self, spec):
         module = importlib.import_module(__name__ + spec.name.removeprefix(self.other))
@@ -55,4 +65,3 @@ class _OneCopy(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
 
 sys.meta_path.insert(0, _OneCopy())
-sys.modules[_OneCopy.other] = sys.modules[__name__]

@@ -197,7 +197,7 @@ def test_the_scenes_set_holds_every_caption_of_the_drawn_scenes():
 
 @pytest.mark.parametrize("name", ["cifar.yaml", "imagenet.yaml"])
 def test_what_comes_from_wordnet_says_so_and_stays_small(name):
-    path = ROOT / "src" / "caption_configs" / name
+    path = ROOT / "src" / "captions" / "configs" / name
     text = path.read_text()
     assert "# WordNet 3.0 Copyright 2006 by Princeton University.  All rights reserved." in text
     assert "# Permission to use, copy, modify and distribute this software and" in text
@@ -537,4 +537,4 @@ def test_without_wordnet_the_script_says_what_to_install(script, tmp_path, capsy
 def test_the_kept_vocabularies_are_what_the_script_writes(script, tmp_path, capsys):
     script.main(["--out", str(tmp_path)])
     for name in ("cifar.yaml", "imagenet.yaml"):
-        assert (tmp_path / name).read_text() == (ROOT / "src" / "caption_configs" / name).read_text()
+        assert (tmp_path / name).read_text() == (ROOT / "src" / "captions" / "configs" / name).read_text()

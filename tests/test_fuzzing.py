@@ -118,7 +118,7 @@ def sections(keys):
 SHIPPED = {
     "dataset": (ROOT / "dataset_configs" / "celeba_age.yaml").read_bytes(),
     "svm": (ROOT / "svm_configs" / "normalized_svm_base_config.yaml").read_bytes(),
-    "captions": (ROOT / "src" / "caption_configs" / "cifarsimple.yaml").read_bytes(),
+    "captions": (ROOT / "src" / "captions" / "configs" / "cifarsimple.yaml").read_bytes(),
     "manifest": b"path,label,spurious,split\na/1.png,cat,0,train\nb/2.png,dog,1,val\n\xc3\xa9.png,cat,0,test\n",
 }
 LAUGHS = "a0: &a0 [lol]\n" + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 12))

@@ -8,6 +8,10 @@ import numpy as np
 from ..runtime.english import with_article
 
 
+# Signed distances (negative inside) to shapes that fill the unit disc. Unions and intersections by min and max are
+# exact near an edge, which is all that antialiasing asks for.
+
+
 def _circle(x, y):
     return np.hypot(x, y) - 0.88
 
@@ -76,6 +80,9 @@ PALETTE = {
     "white": (240, 240, 240),
     "black": (18, 18, 18),
 }
+
+
+# Textures over coordinates counted in cells, with values in -1..1; `lattice` is (16, 16) uniform random numbers.
 
 
 def _lines(u):

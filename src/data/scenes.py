@@ -13,13 +13,6 @@ import numpy as np
 from ..runtime.errors import UserError
 from .scene_drawing import BACKGROUNDS, COLOURS, SHAPES, caption, draw
 
-# Signed distances (negative inside) to shapes that fill the unit disc. Unions and intersections by min and max are
-# exact near an edge, which is all that antialiasing asks for.
-
-
-# Textures over coordinates counted in cells, with values in -1..1; `lattice` is (16, 16) uniform random numbers.
-
-
 # ---------------------------------------------------------------------------------------------------------------------
 # What is planted
 # ---------------------------------------------------------------------------------------------------------------------
