@@ -119,7 +119,7 @@ def test_the_minority_is_reported_for_the_planted_class_alone(result):
 
 def test_a_second_run_reads_the_embeddings_and_agrees(result, scenes_folder, trained_run, monkeypatch, tmp_path):
     monkeypatch.setattr(
-        "failure_directions.embeddings.spaces.predict", lambda *_, **__: pytest.fail("the model ran again")
+        "failure_directions.embeddings.cache.predict", lambda *_, **__: pytest.fail("the model ran again")
     )
     train_svms.main(
         [
