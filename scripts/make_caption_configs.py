@@ -9,12 +9,9 @@ They are kept in the repository: run this after changing it, not to use them. Re
 
 import argparse
 import re
-import sys
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import timm
 import yaml
@@ -22,7 +19,7 @@ from failure_directions.runtime.errors import UserError, entry_point
 from failure_directions.runtime.files import atomic_path
 from torchvision.models._meta import _IMAGENET_CATEGORIES as IMAGENET_NAMES
 
-CONFIGS = Path(__file__).resolve().parents[1] / "src" / "caption_configs"
+CONFIGS = Path(__file__).resolve().parents[1] / "src" / "captions" / "configs"
 
 # A class of CIFAR-10 may be called by the names of its hyponyms, those nearest to it first. 616 nouns x 9 adjectives x
 # 12 places are 66,528 captions.
