@@ -1,6 +1,9 @@
 """`python -m dataset_interfaces`: the same as `failure-directions interfaces`."""
 
+import sys
+
 from failure_directions.commands.interfaces import main
 
 if __name__ == "__main__":
+    sys.argv[0] = "python -m dataset_interfaces"  # what --help calls it
     main()

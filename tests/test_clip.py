@@ -20,7 +20,6 @@ from failure_directions.svm_utils import SVMFitter
 from PIL import Image
 from safetensors.torch import save_file
 
-ROOT = Path(__file__).resolve().parents[1]
 MEAN, STD = [127.0, 120.0, 110.0], [60.0, 55.0, 50.0]
 Batch = namedtuple("Batch", ("image",))
 

@@ -105,9 +105,11 @@ def refusal(capsys, main, *arguments):
 
 
 def test_what_is_killed_and_called_again_ends_as_if_nothing_had_happened(tmp_path):
-    command = [sys.executable, ROOT / "benchmarks" / "kill_trials.py", "--stages", "training", "--kills", "3"]
+    command = [sys.executable, "-m", "tests.trials.kill_trials", "--stages", "training", "--kills", "3"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    found = subprocess.run(words(*command, "--out", tmp_path / "out"), env=environment, capture_output=True, text=True)
+    found = subprocess.run(
+        words(*command, "--out", tmp_path / "out"), cwd=ROOT, env=environment, capture_output=True, text=True
+    )
     assert found.returncode == 0, found.stdout + found.stderr
     assert re.search(r"\| all +\| +\| +3 \| +\d \| +3 \|", found.stdout)
 

@@ -1,16 +1,20 @@
 """`pip install .` gives `failure_directions` and `dataset_interfaces`, with their data files, and the commands."""
 
-import os
-import shutil
+import re
 import subprocess
-import sys
-import sysconfig
+import zipfile
 from pathlib import Path
 
 import pytest
+from environments import PIP, ROOT, copy_checkout, install, make_environment, run
 
-ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = {"failure_directions": ROOT / "src", "dataset_interfaces": ROOT / "dataset_interfaces"}
+PACKAGES = {
+    "failure_directions": ROOT / "src",
+    "failure_directions/dataset_configs": ROOT / "dataset_configs",
+    "failure_directions/svm_configs": ROOT / "svm_configs",
+    "failure_directions/index_files": ROOT / "index_files",
+    "dataset_interfaces": ROOT / "dataset_interfaces",
+}
 
 LIBRARY_EXAMPLE = """
 import sys
@@ -41,58 +45,116 @@ assert infer_utils.create_token_dictionary is create_token_dictionary
 assert not any(name == "src" or name.startswith("src.") for name in sys.modules)
 """
 
+SHIPPED_EXAMPLE = """
+from failure_directions import get_caption_set
+from failure_directions.config_parsing import load_dataset_config, load_svm_config
+from failure_directions.data.index_files import load_index_file
+from failure_directions.interfaces.diffusion_models import load_model
+from failure_directions.interventions.synthetic import model_path
+
+assert load_dataset_config("cifar").names[3] == "cat"
+assert load_svm_config("normalized_svm_base_config").embedding == "clip"
+assert len(load_index_file("cifar_pairs")["train_indices"]) > 1000
+assert "a photo of a cat" in get_caption_set("CIFARSIMPLE").for_class("cat").captions("all")
+assert load_model(model_path("scenes")).resolution == 32
+"""
+
+
+def sources(folder):
+    """Files below a folder, by path."""
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder) for path in files if "__pycache__" not in path.parts}
+
 
 @pytest.fixture(scope="module")
-def installed(tmp_path_factory):
-    """An environment with the wheel of this project alone that sees the packages of the one that runs the tests."""
-    folder = tmp_path_factory.mktemp("installed")
-    source, wheels, environment = folder / "source", folder / "wheels", folder / "environment"
-    source.mkdir()
-    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):  # builds write beside them
-        shutil.copy(ROOT / name, source)
-    for package in PACKAGES.values():
-        shutil.copytree(package, source / package.name, ignore=shutil.ignore_patterns("__pycache__"))
-    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
-    subprocess.run([*pip, "wheel", "--no-deps", "--no-build-isolation", "--no-index", "-w", wheels, source], check=True)
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment], check=True)
-    python = environment / "bin" / "python"
-    (wheel,) = wheels.iterdir()
-    subprocess.run([*pip, "--python", python, "install", "--no-deps", "--no-index", wheel], check=True)
-    (site,) = environment.glob("lib/python*/site-packages")
-    (site / "project.pth").write_text(sysconfig.get_paths()["purelib"])
-    return environment, site
+def wheel(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("wheel")
+    # What a checkout in use has beside its sources.
+    source = copy_checkout(folder)
+    for package in ("src", "src/data", "dataset_configs"):
+        (source / package / "__pycache__").mkdir()
+        (source / package / "__pycache__" / "left.cpython-311.pyc").touch()
+    build = [*PIP, "wheel", "--no-deps", "--no-build-isolation", "--no-index", "-w", folder / "wheels", source]
+    subprocess.run(build, check=True)
+    (path,) = (folder / "wheels").iterdir()
+    return path
 
 
-def run(environment, *words, cwd):
-    """A program of the environment, from another directory and without a path to the checkout."""
-    variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    return subprocess.run(
-        [environment / "bin" / words[0], *words[1:]], cwd=cwd, env=variables, capture_output=True, text=True
-    )
+@pytest.fixture(scope="module")
+def python(wheel, tmp_path_factory):
+    """The python of an environment with the wheel alone."""
+    python, _ = make_environment(tmp_path_factory.mktemp("installed"))
+    install(python, wheel)
+    return python
 
 
-def test_the_wheel_holds_every_file_of_the_packages(installed):
-    _, site = installed
-    for name, folder in PACKAGES.items():
-        files = {path.relative_to(folder) for path in folder.rglob("*") if path.is_file()}
-        files = {path for path in files if "__pycache__" not in path.parts}
-        there = {path.relative_to(site / name) for path in (site / name).rglob("*") if path.is_file()}
-        assert files - there == set()
+def test_the_wheel_holds_every_file_of_the_packages_once_and_no_other(wheel):
+    names = zipfile.ZipFile(wheel).namelist()
+    assert len(names) == len(set(names))
+    packed = {Path(name) for name in names if ".dist-info/" not in name}
+    assert packed == {Path(name) / file for name, folder in PACKAGES.items() for file in sources(folder)}
 
 
-def test_the_library_works_from_another_directory(installed, tmp_path):
-    done = run(installed[0], "python", "-c", LIBRARY_EXAMPLE, cwd=tmp_path)
+def test_the_library_works_from_another_directory(python, tmp_path):
+    done = run(python, "python", "-c", LIBRARY_EXAMPLE, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("command", ["ffcv_main", "train_svms", "sparse_main", "generate_images"])
-def test_a_command_is_installed_under_its_name(installed, tmp_path, command):
-    done = run(installed[0], command, "--help", cwd=tmp_path)
+def test_configs_index_files_captions_and_the_scenes_models_are_found_by_name(python, tmp_path):
+    done = run(python, "python", "-c", SHIPPED_EXAMPLE, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert f"usage: {command}" in done.stdout
 
 
-def test_dataset_interfaces_runs_as_a_module(installed, tmp_path):
-    done = run(installed[0], "python", "-m", "dataset_interfaces", "--help", cwd=tmp_path)
+def test_a_command_finds_a_shipped_config_and_index_file_by_name(python, tmp_path):
+    words = ["failure-directions", "train", "-c", "cifar", "--indices-file", "cifar", "--root", ".", "--exp-name", "x"]
+    done = run(python, *words, cwd=tmp_path)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: ")
+    assert "cifar10_train.beton" in line
+
+
+@pytest.mark.parametrize(
+    ("command", "subcommand"),
+    [
+        ("failure-directions", None),
+        ("ffcv_main", "train"),
+        ("train_svms", "distil"),
+        ("sparse_main", "sparse"),
+        ("generate_images", "generate"),
+    ],
+)
+def test_a_command_is_installed_under_its_name(python, tmp_path, command, subcommand):
+    done = run(python, command, "--help", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"usage: {command} ")
+    if subcommand:  # its own options, not another command's
+        same = run(python, "failure-directions", subcommand, "--help", cwd=tmp_path).stdout
+        options = [set(re.findall(r"--[\w-]+", text)) for text in (done.stdout, same)]
+        assert options[0] == options[1] != {"--help"}
+
+
+def test_dataset_interfaces_runs_as_a_module(python, tmp_path):
+    done = run(python, "python", "-m", "dataset_interfaces", "--help", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "benchmark" in done.stdout
+
+
+def test_an_editable_install_runs_the_checkout_and_finds_its_configs(tmp_path):
+    checkout, elsewhere = tmp_path / "checkout", tmp_path / "elsewhere"
+    checkout.mkdir()
+    elsewhere.mkdir()
+    python, _ = make_environment(tmp_path / "environment")
+    install(python, "-e", copy_checkout(checkout))
+    code = (
+        "import failure_directions, dataset_interfaces\n"
+        "from failure_directions.config_parsing import load_dataset_config\n"
+        "print(load_dataset_config('cifar').names[3], failure_directions.__file__, dataset_interfaces.__file__)\n"
+    )
+    done = run(python, "python", "-c", code, cwd=elsewhere)
+    assert done.stdout.split() == [
+        "cat",
+        str(checkout / "src" / "__init__.py"),
+        str(checkout / "dataset_interfaces" / "__init__.py"),
+    ], done.stderr
+    assert run(python, "failure-directions", "--help", cwd=elsewhere).returncode == 0

@@ -7,7 +7,7 @@
     cat.reference                                       # "a photo of a cat"
     cat.captions("all")                                 # [..., "a photo of a white cat in the snow", ...]
 
-A file holds what `CaptionFile` and `ClassEntry` list; `caption_configs/` has the shipped ones. The grammar and the idea
+A file holds what `CaptionFile` and `ClassEntry` list; `configs/` has the shipped ones. The grammar and the idea
 of scoring its captions are from "Distilling Model Failures as Directions in Latent Space", Jain et al., ICLR 2023.
 """
 

@@ -1,9 +1,11 @@
 """Class tokens, images of classes under shifts, and what CLIP and a classifier make of them.
 
-python -m dataset_interfaces learn --images photos --encoder-root encoder
-python -m dataset_interfaces generate --encoder-root encoder --class robin --prompt "a <TOKEN> in snow" --out images
-python -m dataset_interfaces score --images images --object "a photo of a robin" --shift "a photo in the grass"
-python -m dataset_interfaces benchmark --encoder-root encoder --classifier resnet50.a1_in1k --labels 15 --out bench
+    failure-directions interfaces learn --images photos --encoder-root encoder
+    failure-directions interfaces generate --encoder-root encoder --class robin --prompt "a <TOKEN> in snow" --out made
+    failure-directions interfaces score --images made --object "a photo of a robin" --shift "a photo in the grass"
+    failure-directions interfaces benchmark --encoder-root encoder --classifier resnet50.a1_in1k --labels 15 --out bench
+
+The same as `python -m dataset_interfaces`.
 """
 
 import argparse
@@ -35,9 +37,7 @@ from ..interfaces.tokens import class_token
 
 @entry_point
 def main(argv=None):
-    parser = argparse.ArgumentParser(
-        prog="python -m dataset_interfaces", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for add in (_add_learn, _add_generate, _add_score, _add_benchmark):
         add(commands)

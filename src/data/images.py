@@ -39,5 +39,5 @@ def read_image(path):
         if isinstance(error, OSError) and error.errno in LOST_STORAGE:
             raise
         raise UserError(
-            f"image {path} is broken ({error}): mend or remove it (make_betons.py: --skip-broken)"
+            f"image {path} is broken ({error}): mend or remove it (failure-directions betons: --skip-broken)"
         ) from None

@@ -7,7 +7,6 @@ import numpy as np
 
 from ..runtime.english import with_article
 
-
 # Signed distances (negative inside) to shapes that fill the unit disc. Unions and intersections by min and max are
 # exact near an edge, which is all that antialiasing asks for.
 

@@ -1,6 +1,6 @@
 """Does every bad input end in one sentence, exit code 2, and leave all files as they were? Real commands, real files.
 
-    OMP_NUM_THREADS=1 python benchmarks/bad_inputs.py --out OUT
+    OMP_NUM_THREADS=1 python -m tests.trials.bad_inputs --out OUT
 
 Every input file of every command is replaced in turn by what does not belong there: nothing, an empty file, a folder,
 noise, half of it, a link to nowhere, an endless device, a pipe; and by files of the right kind that are wrong or
@@ -40,41 +40,17 @@ from pathlib import Path
 import numpy as np
 import torch
 import yaml
-from failure_directions.commands import (
-    betons as make_betons,
-)
-from failure_directions.commands import (
-    compare as compare_runs,
-)
-from failure_directions.commands import (
-    distil as train_svms,
-)
-from failure_directions.commands import (
-    generate as generate_images,
-)
-from failure_directions.commands import (
-    index as make_index_files,
-)
-from failure_directions.commands import (
-    intervene as make_intervention,
-)
-from failure_directions.commands import (
-    sparse as sparse_main,
-)
-from failure_directions.commands import (
-    train as ffcv_main,
-)
+from failure_directions.commands import betons, compare, distil, generate, index, intervene, report, sparse, train
 from failure_directions.runtime.errors import UserError, entry_point
 from failure_directions.runtime.files import write_csv
 from failure_directions.runtime.pt_files import load_pt
 from ffcv.types import ALLOC_TABLE_TYPE, FieldDescType, HeaderType
-from kill_trials import check_same, check_whole, finals, prepare, stages
 from tabulate import tabulate
 from tqdm import tqdm
 
-import visualization_utils
+from tests.trials.kill_trials import check_same, check_whole, finals, prepare, stages
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 MOMENTS = (0.5,)  # of an undisturbed call's time, at which disks vanish
 SECONDS = 60  # after which a command is said to hang
 MEMORY = 700 << 10  # KB more than undisturbed that a command may take
@@ -106,9 +82,9 @@ def commands(data):
     """name -> `Command`, on what `prepare_all` leaves in the folder `data`."""
     common = ["-c", data / "config.yaml", "--root", data, "--device", "cpu"]
     checkpoint = data / "runs" / "base" / "version_0" / "checkpoints" / "checkpoint_last.pt"
-    betons = {f"{split} beton": data / f"scenes_{split}.beton" for split in ("train", "val", "test")}
-    of_model = {"dataset config": data / "config.yaml", **betons, "checkpoint": checkpoint}
-    of_result = {"result": data / "svm.pt", "test beton": betons["test beton"]}
+    beton_files = {f"{split} beton": data / f"scenes_{split}.beton" for split in ("train", "val", "test")}
+    of_model = {"dataset config": data / "config.yaml", **beton_files, "checkpoint": checkpoint}
+    of_result = {"result": data / "svm.pt", "test beton": beton_files["test beton"]}
     diffusion = {
         f"diffusion model's {file}": data / "diffusion" / file
         for file in (
@@ -119,21 +95,21 @@ def commands(data):
         )
     }
     return {
-        "make_betons manifest": Command(
-            make_betons.main,
+        "betons manifest": Command(
+            betons.main,
             ["manifest", "--data", data / "images" / "manifest.csv", "--workers", 1],
             lambda out: ["--out", out],
             {"manifest": data / "images" / "manifest.csv", "image": data / "images" / "circle" / "00000001.png"},
         ),
-        "make_betons folder": Command(
-            make_betons.main,
+        "betons folder": Command(
+            betons.main,
             ["folder", "--data", data / "split_images", "--workers", 1],
             lambda out: ["--out", out],
             {"image": data / "split_images" / "train" / "circle" / "00000001.png"},
             ("missing",),
         ),
         "ffcv_main": Command(
-            ffcv_main.main,
+            train.main,
             [
                 *common,
                 "--indices-file",
@@ -155,7 +131,7 @@ def commands(data):
             },
         ),
         "train_svms": Command(
-            train_svms.main,
+            distil.main,
             [
                 *common,
                 "-s",
@@ -179,13 +155,13 @@ def commands(data):
             ("folds of 10^6",),  # no class has as many images: all are skipped, and the table says so
         ),
         "sparse_main": Command(
-            sparse_main.main,
+            sparse.main,
             [*common, "--dataset", "beton", "--model-path", checkpoint, "-k", 5],
             lambda out: ["--out-path", out],
             of_model,
         ),
         "report": Command(
-            visualization_utils.main,
+            report.main,
             ["--svm", data / "svm.pt", "--compared", data / "compared", "--sparse", data / "sparse"],
             lambda out: ["--report", out / "report.html"],
             {
@@ -198,14 +174,14 @@ def commands(data):
             ("a beton that is /dev/zero", "a root that does not exist"),
         ),
         "figures": Command(
-            visualization_utils.main,
+            report.main,
             ["--svm", data / "svm.pt", "--rows", 1, "--columns", 2],
             lambda out: ["--figures", out / "figures"],
             of_result,
             ("class names that leave the folder",),  # their files are called by number
         ),
         "generate_images": Command(
-            generate_images.main,
+            generate.main,
             [
                 "--svm",
                 data / "svm.pt",
@@ -229,8 +205,8 @@ def commands(data):
                 "a root that does not exist",
             ),
         ),
-        "make_intervention add": Command(
-            make_intervention.main,
+        "intervene add": Command(
+            intervene.main,
             ["add", "--svm", data / "svm.pt", "--per-class", 2],
             lambda out: ["--out", out / "index.pt"],
             {"result": data / "svm.pt"},
@@ -242,21 +218,21 @@ def commands(data):
                 "a root that does not exist",
             ),
         ),
-        "make_index_files": Command(
-            make_index_files.main,
-            ["--beton", betons["train beton"]],
+        "index": Command(
+            index.main,
+            ["--beton", beton_files["train beton"]],
             lambda out: ["--out", out / "index.pt"],
-            {"train beton": betons["train beton"]},
+            {"train beton": beton_files["train beton"]},
             ("a label beyond the classes", "a negative label"),
         ),
-        "make_index_files --labels": Command(
-            make_index_files.main,
+        "index --labels": Command(
+            index.main,
             ["--labels", data / "labels.npy"],
             lambda out: ["--out", out / "index.pt"],
             {"labels": data / "labels.npy"},
         ),
-        "compare_runs": Command(
-            compare_runs.main,
+        "compare": Command(
+            compare.main,
             [data / "runs" / "base", "--svm", data / "svm.pt"],
             lambda out: ["--out", out / "table"],
             {"result": data / "svm.pt", "predictions": data / "runs" / "base" / "version_0" / "predictions.pt"},
@@ -586,7 +562,7 @@ def prepare_all(data):
     """What `kill_trials.prepare` makes, and the other files that `commands` reads."""
     prepare(data, list(stages(data)))
     shutil.copy(ROOT / "svm_configs" / "normalized_svm_scenes_config.yaml", data / "svm.yaml")
-    shutil.copy(ROOT / "src" / "caption_configs" / "scenes.yaml", data / "captions.yaml")
+    shutil.copy(ROOT / "src" / "captions" / "configs" / "scenes.yaml", data / "captions.yaml")
     labels = torch.arange(240) // 30
     torch.save(torch.ones(240), data / "weights.pt")
     np.save(data / "labels.npy", labels.numpy())
@@ -605,7 +581,7 @@ def prepare_all(data):
     for split in ("train", "test"):
         shutil.copytree(data / "images", data / "split_images" / split, ignore=shutil.ignore_patterns("*.csv"))
     every = commands(data)
-    for name, out in (("compare_runs", data), ("sparse_main", data / "sparse")):
+    for name, out in (("compare", data), ("sparse_main", data / "sparse")):
         words = every[name].argv(out)
         call(every[name].main, [word.replace(str(data / "table"), str(data / "compared")) for word in words], data)
 
@@ -796,13 +772,13 @@ def places(command, data, folder, needed, seconds):
             said = re.search("the disk is full|free some space", found.stderr)
             problem = found.problem() or ("" if said else f"said: {found.stderr.strip()}")
             for path in finals(disk):
-                if command.main is not ffcv_main.main:  # whose checkpoints are written anew each epoch
+                if command.main is not train.main:  # whose checkpoints are written anew each epoch
                     check_whole(path, folder / "good" / path.relative_to(disk / "out"))
             mount_again = ["mount", "-o", f"remount,size={10 * needed + 2**26}", disk]
             subprocess.run(mount_again, check=True)
             again = run(command.argv(disk / "out"))
             assert again.code == 0, f"with more room: {again.stderr.strip()[-300:]}"
-            if command.main is not ffcv_main.main:  # which begins another version
+            if command.main is not train.main:  # which begins another version
                 check_same(disk / "out", folder / "good")
         return found, problem
 
@@ -869,7 +845,7 @@ def places(command, data, folder, needed, seconds):
     yield "TMPDIR", "full", no_room_for_temporary_files
     yield "output", "on a read-only mount", read_only
     yield "inputs", "on a read-only mount", read_only_inputs
-    if command.main is ffcv_main.main:
+    if command.main is train.main:
         yield "--exp-name", "that of a run that is under way", two_at_once
     for at in MOMENTS:
         moment = at * seconds

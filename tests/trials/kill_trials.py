@@ -1,6 +1,6 @@
 """Is a command that is killed at any moment, and called again, as if nothing had happened? SIGKILL at random moments.
 
-    OMP_NUM_THREADS=1 python benchmarks/kill_trials.py --kills 60 --out OUT
+    OMP_NUM_THREADS=1 python -m tests.trials.kill_trials --kills 60 --out OUT
 
 Each trial calls one command on small scenes in a new folder, kills its whole process group at a moment that is drawn
 from the time of an undisturbed call, and looks at every file that is there by then: whatever has its final name must be
@@ -26,19 +26,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import yaml
-from failure_directions.commands import betons as make_betons
-from failure_directions.commands import (
-    distil as train_svms,
-)
-from failure_directions.commands import (
-    generate as generate_images,
-)
-from failure_directions.commands import (
-    sparse as sparse_main,
-)
-from failure_directions.commands import (
-    train as ffcv_main,
-)
+from failure_directions.commands import betons, distil, generate, report, sparse, train
 from failure_directions.data.betons import open_beton
 from failure_directions.data.scenes import SceneSetting
 from failure_directions.directions.galleries import StoredImages
@@ -49,9 +37,7 @@ from failure_directions.training.run_folders import latest_version
 from tabulate import tabulate
 from tqdm import tqdm
 
-import visualization_utils
-
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 IGNORED = re.compile(r"\.lock|\..*|events\.out\.tfevents\..*|environment\.yaml")
 """Names of files that are not compared: temporary ones, and those that hold dates."""
 GROWING = re.compile(r"checkpoint_(last|best)\.pt|attempts\.csv")
@@ -106,18 +92,18 @@ def stages(data):
     clip = [*common, "-s", ROOT / "svm_configs" / "normalized_svm_scenes_config.yaml"]
     return {
         "betons": Stage(
-            make_betons.main,
+            betons.main,
             lambda out: [*SCENES, "--out", out, "--workers", 2],
             "labels, attributes and pixels of every beton; CSVs byte for byte",
         ),
         "training": Stage(
-            ffcv_main.main,
+            train.main,
             lambda out: [*common, "--runs", out, "--exp-name", "run"],
             "weights, optimizer and epochs of both checkpoints bit for bit; predictions, metrics",
             resumes=True,
         ),
         "last layer, extra images": Stage(
-            ffcv_main.main,
+            train.main,
             lambda out: [
                 *common,
                 "--runs",
@@ -134,7 +120,7 @@ def stages(data):
             resumes=True,
         ),
         "embeddings, SVMs, captions": Stage(
-            train_svms.main,
+            distil.main,
             lambda out: [
                 *clip,
                 "--model-path",
@@ -153,17 +139,17 @@ def stages(data):
             "OUT.pt, OUT_model.pt and embeddings number for number; CSVs byte for byte",
         ),
         "sparse path": Stage(
-            sparse_main.main,
+            sparse.main,
             lambda out: [*common, "--dataset", "beton", "--model-path", checkpoint, "-k", 15, "--out-path", out],
             "features, layers and run.pt number for number; path.csv, path.png byte for byte",
         ),
         "report": Stage(
-            visualization_utils.main,
+            report.main,
             lambda out: ["--svm", data / "svm.pt", "--report", out / "report.html", "--figures", out / "figures"],
             "HTML and figures byte for byte",
         ),
         "generated images": Stage(
-            generate_images.main,
+            generate.main,
             lambda out: [
                 "--svm",
                 data / "svm.pt",
@@ -238,18 +224,18 @@ def prepare(data, names):
     data.mkdir(parents=True)
     (data / "config.yaml").write_text(yaml.safe_dump(CONFIG))
     log, every = data / "log.txt", stages(data)
-    undisturbed(make_betons.main, [*map(str, SCENES), "--out", str(data), "--workers", "1"], log)
+    undisturbed(betons.main, [*map(str, SCENES), "--out", str(data), "--workers", "1"], log)
     if set(names) <= {"betons", "training"}:
         return
     words, _ = every["training"].call(data / "runs")
-    undisturbed(ffcv_main.main, ["base" if word == "run" else word for word in words], log)
+    undisturbed(train.main, ["base" if word == "run" else word for word in words], log)
     if not {"report", "generated images", "last layer, extra images"} & set(names):
         return
     words, _ = every["embeddings, SVMs, captions"].call(data)
-    undisturbed(train_svms.main, words, log)
+    undisturbed(distil.main, words, log)
     undisturbed(make_diffusion_model, data / "diffusion", log)
     words, _ = every["generated images"].call(data / "generated")
-    undisturbed(generate_images.main, words, log)
+    undisturbed(generate.main, words, log)
 
 
 def make_diffusion_model(folder):
