@@ -41,6 +41,33 @@ def test_the_interventions_notebook_goes_round_the_loop(tmp_path):
     assert "Before and after" in (tmp_path / "report.html").read_text()
 
 
+def test_the_scenes_notebook_walks_through_a_result(scenes_folder, trained_run, tmp_path):
+    from failure_directions.commands import distil as train_svms
+
+    result = tmp_path / "scenes_svm.pt"
+    svm_config = ROOT / "svm_configs" / "normalized_svm_latent_config.yaml"
+    train_svms.main(
+        [
+            "-c",
+            str(scenes_folder / "config.yaml"),
+            "-s",
+            str(svm_config),
+            "--root",
+            str(scenes_folder),
+            "--spurious",
+            "--model-path",
+            str(trained_run / "checkpoints" / "checkpoint_last.pt"),
+            "--out-file",
+            str(result),
+        ]
+    )
+    report = tmp_path / "report.html"
+    printed = execute("analysis_nbs/scenes.ipynb", RESULT=str(result), ROOT=str(scenes_folder), REPORT=str(report))
+    assert "tenth  1: accuracy" in printed
+    assert "by decision value" in printed
+    assert "data:image/webp" in report.read_text()
+
+
 @pytest.mark.parametrize("path", sorted(ROOT.glob("*_nbs/*.ipynb")), ids=lambda path: path.name)
 def test_notebooks_are_kept_without_outputs(path):
     notebook = nbformat.read(path, as_version=4)

@@ -3,12 +3,10 @@
 import re
 import shutil
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from chromium import Chromium
 from failure_directions.data.beton_writer import ImageOptions, write_beton
 from failure_directions.data.betons import open_beton
 from failure_directions.data.image_sources import ImageArrays
@@ -23,6 +21,7 @@ from failure_directions.sparse.path import elastic_net_path
 from PIL import Image
 
 import visualization_utils
+from scripts.screenshot_report import chromium_page
 
 HOSTILE = ["<script>alert(1)</script>", "a/b", 'naïve "quotes"', "<img src=x onerror=alert(2)>", "$\\bad{tex$"]
 
@@ -102,10 +101,33 @@ def hostile_result(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def browser():
-    chromium = Chromium()
-    yield chromium
-    chromium.close()
+def page():
+    with chromium_page(1200, 1500) as page:
+        yield page
+
+
+@pytest.fixture
+def complaints(page):
+    """What the console and the page complain of."""
+    found = []
+    listeners = {
+        "pageerror": lambda error: found.append(str(error)),
+        "console": lambda line: found.append(line.text) if line.type in ("error", "warning", "assert") else None,
+        "dialog": lambda dialog: (found.append(dialog.message), dialog.dismiss()),
+        "requestfailed": lambda request: found.append(request.url),
+    }
+    for event, listener in listeners.items():
+        page.on(event, listener)
+    yield found
+    for event, listener in listeners.items():
+        page.remove_listener(event, listener)
+
+
+def open_report(page, path):
+    """Load a report; return the seconds until its load event."""
+    began = time.perf_counter()
+    page.goto(path.resolve().as_uri())
+    return time.perf_counter() - began
 
 
 # ---- the processor and its figures
@@ -234,15 +256,14 @@ def hostile_page(hostile_result, tmp_path_factory):
     return write_report(hostile_result, tmp_path_factory.mktemp("page") / "report.html")
 
 
-def order_shown(browser):
-    return browser.evaluate("[...document.querySelectorAll('#classes tbody th a')].map((a) => a.textContent)")
+def order_shown(page):
+    return page.evaluate("[...document.querySelectorAll('#classes tbody th a')].map((a) => a.textContent)")
 
 
-def test_names_do_no_harm_and_every_image_loads(browser, hostile_page):
-    browser.errors.clear()
-    browser.open(hostile_page)
-    browser.evaluate("document.getElementById('open-all').click()")
-    counts = browser.evaluate(
+def test_names_do_no_harm_and_every_image_loads(page, complaints, hostile_page):
+    open_report(page, hostile_page)
+    page.evaluate("document.getElementById('open-all').click()")
+    counts = page.evaluate(
         """(async () => {
             const images = [...document.querySelectorAll('.gallery img')];
             images.forEach((image) => { image.loading = 'eager'; });
@@ -251,12 +272,12 @@ def test_names_do_no_harm_and_every_image_loads(browser, hostile_page):
         })()"""
     )
     assert counts == [4 * 30, 4 * 30]  # 30 images of each class but the skipped one, 15 a side
-    assert sorted(order_shown(browser)) == sorted(HOSTILE)
-    headings = browser.evaluate("[...document.querySelectorAll('.class h3')].map((h) => h.textContent)")
+    assert sorted(order_shown(page)) == sorted(HOSTILE)
+    headings = page.evaluate("[...document.querySelectorAll('.class h3')].map((h) => h.textContent)")
     assert sorted(headings) == sorted(HOSTILE)
-    assert browser.evaluate("document.scripts.length") == 1
-    assert browser.errors == []
-    text = browser.evaluate("document.body.textContent")
+    assert page.evaluate("document.scripts.length") == 1
+    assert complaints == []
+    text = page.evaluate("document.body.textContent")
     assert "only 1 wrong example; cv = 2 needs 2" in text
     assert "a photo of <script>alert(1)</script> 1" in text
     assert "0.123" in text
@@ -264,56 +285,56 @@ def test_names_do_no_harm_and_every_image_loads(browser, hostile_page):
     assert "--config 'my config.yaml'" in text
 
 
-def test_the_table_sorts_by_click_and_by_keyboard(browser, hostile_page, hostile_result):
-    browser.open(hostile_page)
+def test_the_table_sorts_by_click_and_by_keyboard(page, hostile_page, hostile_result):
+    open_report(page, hostile_page)
     proc = SVMProcessor(hostile_result)
     scores = np.nan_to_num(proc.cv_scores, nan=-1)
     strongest = [HOSTILE[c] for c in np.argsort(-scores)]
-    assert order_shown(browser) == strongest
+    assert order_shown(page) == strongest
     accuracy = [proc.metrics("test")["ytrue"][proc.metrics("test")["classes"] == c].mean() for c in range(5)]
     column = "document.querySelectorAll('#classes thead th')[%d]"
-    browser.evaluate(f"{column % 2}.querySelector('button').click()")
-    shown = order_shown(browser)
+    page.evaluate(f"{column % 2}.querySelector('button').click()")
+    shown = order_shown(page)
     assert [accuracy[HOSTILE.index(name)] for name in shown] == sorted(accuracy)
-    assert browser.evaluate(f"{column % 2}.getAttribute('aria-sort')") == "ascending"
-    assert browser.evaluate(f"{column % 3}.hasAttribute('aria-sort')") is False
+    assert page.evaluate(f"{column % 2}.getAttribute('aria-sort')") == "ascending"
+    assert page.evaluate(f"{column % 3}.hasAttribute('aria-sort')") is False
 
-    browser.press("Tab")  # from Accuracy on to the CV score: focus is where a person's would be
-    browser.evaluate(f"{column % 2}.querySelector('button').focus()")
-    browser.press("Tab")
-    browser.press("Enter")
-    assert order_shown(browser) == strongest
-    browser.press(" ")
+    page.keyboard.press("Tab")  # from Accuracy on to the CV score: focus is where a person's would be
+    page.evaluate(f"{column % 2}.querySelector('button').focus()")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    assert order_shown(page) == strongest
+    page.keyboard.press("Space")
     weakest = [HOSTILE[c] for c in np.argsort(np.where(scores < 0, 2, scores))]
-    assert order_shown(browser) == weakest  # the skipped class still comes last
-    assert browser.evaluate(f"{column % 3}.getAttribute('aria-sort')") == "ascending"
+    assert order_shown(page) == weakest  # the skipped class still comes last
+    assert page.evaluate(f"{column % 3}.getAttribute('aria-sort')") == "ascending"
 
 
-def test_images_enlarge_and_close_by_keyboard(browser, hostile_page):
-    browser.open(hostile_page)
+def test_images_enlarge_and_close_by_keyboard(page, hostile_page):
+    open_report(page, hostile_page)
     first = "document.querySelector('.class[open] .gallery button')"
-    browser.evaluate(f"{first}.focus()")
-    browser.press("Enter")
-    assert browser.evaluate("document.getElementById('enlarged').open")
+    page.evaluate(f"{first}.focus()")
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.getElementById('enlarged').open")
     large = "document.querySelector('#enlarged img')"
-    assert browser.evaluate(f"{large}.decode().then(() => {large}.naturalWidth)") == 32
-    said = browser.evaluate("document.querySelector('#enlarged p').textContent")
+    assert page.evaluate(f"{large}.decode().then(() => {large}.naturalWidth)") == 32
+    said = page.evaluate("document.querySelector('#enlarged p').textContent")
     assert said.startswith("Hardest 1 of ")
-    browser.press("ArrowRight")
-    assert browser.evaluate("document.querySelector('#enlarged p').textContent").startswith("Hardest 2 of ")
-    browser.press("Escape")
-    assert not browser.evaluate("document.getElementById('enlarged').open")
+    page.keyboard.press("ArrowRight")
+    assert page.evaluate("document.querySelector('#enlarged p').textContent").startswith("Hardest 2 of ")
+    page.keyboard.press("Escape")
+    assert not page.evaluate("document.getElementById('enlarged').open")
 
 
-def test_a_link_opens_its_section(browser, hostile_page):
-    browser.open(hostile_page)
-    browser.evaluate("document.querySelectorAll('#classes tbody a')[3].click()")
-    browser.evaluate("new Promise((resolve) => setTimeout(resolve, 50))")
-    name = order_shown(browser)[3]
-    assert name in browser.evaluate("[...document.querySelectorAll('.class[open] h3')].map((h) => h.textContent)")
+def test_a_link_opens_its_section(page, hostile_page):
+    open_report(page, hostile_page)
+    page.evaluate("document.querySelectorAll('#classes tbody a')[3].click()")
+    page.evaluate("new Promise((resolve) => setTimeout(resolve, 50))")
+    name = order_shown(page)[3]
+    assert name in page.evaluate("[...document.querySelectorAll('.class[open] h3')].map((h) => h.textContent)")
 
 
-def test_a_thousand_classes_open_smoothly(browser, tmp_path):
+def test_a_thousand_classes_open_smoothly(page, complaints, tmp_path):
     result = save_made_up_result(tmp_path, [f"class {c}" for c in range(1000)], 10, side=48, write_mode="jpg")
     write_csv(
         tmp_path / "made_up_captions.csv",
@@ -327,17 +348,16 @@ def test_a_thousand_classes_open_smoothly(browser, tmp_path):
     )
     report = write_report(result, tmp_path / "report.html")
     assert report.stat().st_size < 30e6
-    browser.errors.clear()
-    assert browser.open(report) < 10
-    assert "at most 4 images a side" in browser.evaluate("document.body.innerText")
+    assert open_report(page, report) < 10
+    assert "at most 4 images a side" in page.evaluate("document.body.innerText")
     began = time.perf_counter()
-    browser.evaluate("document.querySelectorAll('#classes thead button')[0].click()")
-    assert order_shown(browser)[:3] == ["class 0", "class 1", "class 2"]
-    browser.evaluate("document.querySelector('#classes tbody a').click()")
+    page.evaluate("document.querySelectorAll('#classes thead button')[0].click()")
+    assert order_shown(page)[:3] == ["class 0", "class 1", "class 2"]
+    page.evaluate("document.querySelector('#classes tbody a').click()")
     assert time.perf_counter() - began < 3
     # Images of closed sections wait.
-    assert browser.evaluate("[...document.images].filter((image) => image.complete).length") < 100
-    assert browser.errors == []
+    assert page.evaluate("[...document.images].filter((image) => image.complete).length") < 100
+    assert complaints == []
 
 
 def test_a_result_with_neither_captions_nor_spurious_nor_a_direction_has_a_report(tmp_path):
@@ -400,34 +420,6 @@ def test_the_command_says_what_is_wrong(hostile_result, words, message, tmp_path
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_scenes_notebook_walks_through_a_result(scenes_folder, trained_run, tmp_path):
-    from failure_directions.commands import distil as train_svms
-    from test_notebooks import execute
-
-    result = tmp_path / "scenes_svm.pt"
-    svm_config = Path(__file__).parents[1] / "svm_configs" / "normalized_svm_latent_config.yaml"
-    train_svms.main(
-        [
-            "-c",
-            str(scenes_folder / "config.yaml"),
-            "-s",
-            str(svm_config),
-            "--root",
-            str(scenes_folder),
-            "--spurious",
-            "--model-path",
-            str(trained_run / "checkpoints" / "checkpoint_last.pt"),
-            "--out-file",
-            str(result),
-        ]
-    )
-    report = tmp_path / "report.html"
-    printed = execute("analysis_nbs/scenes.ipynb", RESULT=str(result), ROOT=str(scenes_folder), REPORT=str(report))
-    assert "tenth  1: accuracy" in printed
-    assert "by decision value" in printed
-    assert "data:image/webp" in report.read_text()
-
-
 # ---- the features of a sparse layer
 
 
@@ -461,13 +453,12 @@ def sparse_folder(hostile_result, tmp_path_factory):
 
 
 def test_the_report_shows_the_sparse_features_that_separate_hard_from_easy(
-    browser, hostile_result, sparse_folder, tmp_path
+    page, complaints, hostile_result, sparse_folder, tmp_path
 ):
     report = tmp_path / "report.html"
     visualization_utils.main(["--svm", str(hostile_result), "--report", str(report), "--sparse", str(sparse_folder)])
-    browser.errors.clear()
-    browser.open(report)
-    rows = browser.evaluate(
+    open_report(page, report)
+    rows = page.evaluate(
         """[...document.querySelectorAll('#class-0 table')].find((t) => t.textContent.includes('Share of weights'))
            .querySelectorAll('tbody tr').values().map((r) => [...r.cells].map((c) => c.textContent)).toArray()"""
     )
@@ -479,12 +470,12 @@ def test_the_report_shows_the_sparse_features_that_separate_hard_from_easy(
     pooled = np.sqrt((hard.var(ddof=1) + easy.var(ddof=1)) / 2)
     assert float(difference) == pytest.approx((hard.mean() - easy.mean()) / pooled, abs=0.006)
     assert effect.startswith("\N{MINUS SIGN}")
-    assert browser.evaluate("document.querySelectorAll('#class-2 .strip').length") == 0  # the skipped one
+    assert page.evaluate("document.querySelectorAll('#class-2 .strip').length") == 0  # the skipped one
     images = "[...document.querySelectorAll('#class-0 .strip img')]"
-    assert browser.evaluate(f"{images}.length") == 4 * len(rows)
-    assert str(sparse_folder) in browser.evaluate("document.body.textContent")
-    assert browser.evaluate("document.scripts.length") == 1
-    assert browser.errors == []
+    assert page.evaluate(f"{images}.length") == 4 * len(rows)
+    assert str(sparse_folder) in page.evaluate("document.body.textContent")
+    assert page.evaluate("document.scripts.length") == 1
+    assert complaints == []
 
 
 def test_without_its_beton_the_sparse_features_are_shown_without_images(hostile_result, sparse_folder, tmp_path):
