@@ -20,10 +20,24 @@ from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionMod
 from failure_directions.commands.interfaces import main
 from failure_directions.data.scene_drawing import draw
 from failure_directions.embeddings.clip import SCENES_CLIP
-from failure_directions.interfaces import diffusion_models, generation, hub, inference_utils, textual_inversion
+from failure_directions.interfaces import (
+    diffusion_models,
+    encoders,
+    generation,
+    hub,
+    inference_utils,
+    textual_inversion,
+)
 from failure_directions.interfaces.benchmark import timm_classifier
 from failure_directions.interfaces.errors import entry_point, memory_advice
-from failure_directions.interfaces.files import check_space, image_files, load_tensors, read_image, save_token
+from failure_directions.interfaces.files import (
+    check_space,
+    image_files,
+    load_tensors,
+    new_folder,
+    read_image,
+    save_token,
+)
 from PIL import Image
 from transformers import CLIPTextConfig, CLIPTextModel
 
@@ -280,7 +294,7 @@ def test_folders_and_images_that_cannot_be_learned_from_are_named(tmp_path):
 
 
 def test_an_encoder_root_adds_one_row_a_class_and_leaves_the_others_alone(encoder_root, model):
-    tokenizer, text_encoder = dataset_interfaces.encoders.load_encoder(encoder_root)
+    tokenizer, text_encoder = encoders.load_encoder(encoder_root)
     before = model.text_encoder.get_input_embeddings().weight
     after = text_encoder.get_input_embeddings().weight
     assert torch.equal(after[: len(before)], before)
@@ -336,7 +350,7 @@ def test_a_folder_with_other_files_is_never_replaced_by_an_encoder_root(tmp_path
         create_token_dictionary(embed, ["<a-0>"], ["apple"], tmp_path / "photos" / "mine.png", MODEL)
     shutil.copytree(encoder_root, root)
     create_token_dictionary(embed, ["<a-0>"], ["apple"], root, MODEL)
-    assert dataset_interfaces.encoders.load_class_tokens(root).tokens == ["<a-0>"]
+    assert encoders.load_class_tokens(root).tokens == ["<a-0>"]
     (root / "made").mkdir()
     with pytest.raises(UserError, match="not an encoder root's; name a new folder"):
         create_token_dictionary(embed, ["<a-0>"], ["apple"], root, MODEL)
@@ -353,7 +367,7 @@ def test_a_folder_that_cannot_take_the_place_of_another_leaves_it(tmp_path, monk
         return rename(self, target)
 
     monkeypatch.setattr(Path, "rename", interrupted)
-    with pytest.raises(KeyboardInterrupt), dataset_interfaces.files.new_folder(tmp_path / "x"):
+    with pytest.raises(KeyboardInterrupt), new_folder(tmp_path / "x"):
         pass
     assert [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")] == ["x", "x/old"]
 
@@ -395,9 +409,9 @@ def test_imagenet_star_needs_all_thousand_tokens_and_a_model_of_their_width(tmp_
         create_imagenet_star_encoder(tokens, tmp_path / "root", MODEL)
     safetensors.torch.save_file({"emb": torch.full((1, 64), 999.0)}, tokens / "<old-thing-999>.safetensors")
     create_imagenet_star_encoder(tokens, tmp_path / "root", MODEL)
-    classes = dataset_interfaces.encoders.load_class_tokens(tmp_path / "root")
+    classes = encoders.load_class_tokens(tmp_path / "root")
     assert (classes.tokens[15], classes.class_names[999]) == ("<thing-15>", "old thing")
-    _, text_encoder = dataset_interfaces.encoders.load_encoder(tmp_path / "root")
+    _, text_encoder = encoders.load_encoder(tmp_path / "root")
     assert text_encoder.get_input_embeddings().weight[-985:-984].unique().item() == 15
     for file in tokens.iterdir():
         file.unlink()
