@@ -1,5 +1,5 @@
-# `make demo` and `make test` set the project up first (scripts/install.sh), once: the stamp is younger than
-# requirements.txt and the script until one of them changes.
+# `make demo` and `make test` set the project up first (scripts/install.sh), once: the stamp is younger than what it is
+# made from until one of these files changes.
 STAMP := .venv/.installed
 PYTEST_ARGS ?=
 
@@ -8,10 +8,10 @@ PYTEST_ARGS ?=
 help:
 	@echo "make demo    run the whole loop on the embedded data set"
 	@echo "make test    lint, check the format, run the tests (PYTEST_ARGS='-k svm' to choose)"
-	@echo "make setup   install what is missing: system packages, .venv, requirements.txt (PYTHON=python3.12 to choose)"
+	@echo "make setup   install what is missing: system packages, .venv, requirements.txt, this project (PYTHON=python3.12 to choose)"
 	@echo "make clean   remove the demo's output, builds and caches; .venv, runs/ and data/ stay"
 
-$(STAMP): requirements.txt scripts/install.sh
+$(STAMP): requirements.txt setup.py pyproject.toml scripts/install.sh
 	bash scripts/install.sh
 
 # Always runs the script: this is how to change the interpreter or to mend a broken .venv.

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Sets the project up: the system packages that ffcv compiles against (Debian, Ubuntu), .venv, and requirements.txt in it.
+# Sets the project up: the system packages that ffcv compiles against (Debian, Ubuntu), .venv, and in it requirements.txt
+# and this project, editable.
 # Safe to call again: it does only what is missing. PYTHON=python3.12 chooses the interpreter.
 # `install.sh browser` installs Chromium, which only the tests need, and nothing else.
 set -euo pipefail
@@ -137,14 +138,22 @@ fi
 rm -f "$stamp"
 touch "$unfinished"
 echo "Installing requirements.txt into $venv (a new one takes some minutes and 6 GB)"
-if ! "$venv/bin/python" -m pip install --disable-pip-version-check -r requirements.txt; then
-    # One that worked before still does if pip found no network; it must not be thrown away for that.
+# One that worked before still does if pip found no network; it must not be thrown away for that.
+keep_what_works() {
     [ $kept = no ] || rm -f "$unfinished"
+}
+if ! "$venv/bin/python" -m pip install --disable-pip-version-check -r requirements.txt; then
+    keep_what_works
     die "pip could not install requirements.txt (its own message is above); without a network, set PIP_NO_INDEX=1 and PIP_FIND_LINKS to a folder of wheels."
+fi
+# The project under its name and with its commands; what it needs is there.
+if ! "$venv/bin/python" -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation --editable .; then
+    keep_what_works
+    die "pip could not install this project into $venv (its own message is above)."
 fi
 # ffcv is linked to this machine's OpenCV: find out now, not in the middle of a run.
 "$venv/bin/python" -c 'import ffcv' ||
     die "ffcv was installed but cannot be imported (see above); '$venv/bin/pip install --no-cache-dir --force-reinstall --no-deps ffcv==1.0.2' compiles it afresh."
-# Renamed, so its time is the start's: a requirements.txt edited meanwhile is newer, and make calls this again.
+# Renamed, so its time is the start's: what was edited meanwhile is newer, and make calls this again.
 mv "$unfinished" "$stamp"
 echo "Ready: $venv has everything."

@@ -50,7 +50,7 @@ def test_the_loop_leads_from_betons_to_a_report_and_goes_on_where_it_stopped(loo
     loop(tmp_path, "--per-class", "5", "--by", "svm")
     commands = [line.split()[2] for line in capsys.readouterr().out.splitlines() if line.startswith("$ ")]
     # The base model, its directions and the index file were there.
-    assert commands == ["ffcv_main.py", "failure-directions compare", "visualization_utils.py"]
+    assert commands == ["train", "compare", "report"]
     with open(tmp_path / "compared_add5.csv", newline="") as stream:
         rows = list(csv.DictReader(stream))
     assert {row["name"] for row in rows} == {"base", "add5_svm"}
@@ -62,7 +62,7 @@ def test_the_loop_leads_from_betons_to_a_report_and_goes_on_where_it_stopped(loo
     loop(tmp_path, "--intervention", "weights", "--scheme", "balanced", "--finetune", "last")
     text = capsys.readouterr().out
     commands = [line.split()[2] for line in text.splitlines() if line.startswith("$ ")]
-    assert commands == ["failure-directions intervene", "ffcv_main.py", *commands[2:]]
+    assert commands == ["intervene", "train", *commands[2:]]
     run = next((tmp_path / "runs" / "balanced_svm_finetune_last").rglob("checkpoint_last.pt"))
     metadata = load_pt(run, "checkpoint")["run_metadata"]
     assert metadata["arguments"]["freeze"] is True
