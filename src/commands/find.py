@@ -99,7 +99,7 @@ def main(argv=None):
     from ..api import find_failures
 
     found = find_failures(**vars(inputs), directions=args.directions, fdr=args.fdr, seed=args.seed)
-    _print_slices(found)
+    print(found)
     if args.out:
         found.save(args.out)
         print(f"{args.out}: the result; failure_directions.load reads it")
@@ -409,17 +409,6 @@ def _inputs(table, embeddings, seed):
         rows.class_names,
         metadata,
     )
-
-
-def _print_slices(found):
-    from ..runtime.tables import format_table
-
-    rows = [[s.id, s.verdict, s.size, s.error_rate, s.rest_error_rate, s.q_value] for s in found.slices[:20]]
-    if rows:
-        print(format_table(["slice", "verdict", "images", "wrong", "wrong in the rest", "q"], rows, left=2))
-    if len(found.slices) > 20:
-        print(f"and {len(found.slices) - 20} more slices")
-    print(f"{len(found.confirmed)} of {len(found.slices)} slices are confirmed")
 
 
 def _say(*lines):

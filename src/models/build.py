@@ -11,7 +11,7 @@ from ..runtime.english import nearest
 from ..runtime.errors import UserError
 from ..runtime.hub import without_retries
 from . import cifar_resnet
-from .weights import load_weights
+from .weights import fill, load_weights, under_own_names
 
 _RESNETS = sorted(name for name in torchvision_models.list_models(torchvision_models) if "res" in name)
 
@@ -72,10 +72,8 @@ def pretrained_timm(arch, weights=None):
     _check_name(arch.split(".")[0], timm.list_models(), "timm")
     if weights is not None:
         model = timm.create_model(arch, pretrained=False)
-        try:
-            model.load_state_dict(load_weights(weights))
-        except (RuntimeError, TypeError, AttributeError) as error:
-            raise UserError(f"the weights in {weights} are not those of timm's {arch}; give its own") from error
+        found, unexpected, _ = under_own_names(load_weights(weights), model.state_dict())
+        fill(model, found, unexpected, f"{weights} are not those of timm's {arch}", "give its own")
         return model
     try:
         with without_retries():

@@ -7,7 +7,7 @@ from torch import nn
 from ..runtime.errors import UserError
 from ..runtime.pt_files import load_pt, save_pt
 from .build import build_model
-from .weights import weights_in
+from .weights import fill, under_own_names, weights_in
 
 
 @dataclass
@@ -64,12 +64,9 @@ def load_checkpoint(path, config=None):
     # Weights come from the file, so pretrained ones need not be fetched.
     arch_type = "resnet" if names["arch_type"] == "pretrained_resnet" else names["arch_type"]
     model = build_model(arch_type, names["arch"], names["num_classes"])
-    try:
-        model.load_state_dict(state)
-    except (RuntimeError, AttributeError) as error:
-        raise UserError(
-            f"the weights in checkpoint {path} do not fit {_describe(names)}; give the config that it was trained with"
-        ) from error
+    found, unexpected, _ = under_own_names(state, model.state_dict())
+    fits = f"checkpoint {path} do not fit {_describe(names)}"
+    fill(model, found, unexpected, fits, "give the config that it was trained with")
     metadata = content.get("run_metadata")
     return Checkpoint(model, dict(names), metadata if isinstance(metadata, dict) else {}, content.get("training_state"))
 

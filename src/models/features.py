@@ -21,6 +21,21 @@ def last_linear(model):
     return layer
 
 
+def find_last_linear(model):
+    """The linear layer that gives a model's predictions, or None: `last_linear`, and under other names for it."""
+    try:
+        return last_linear(model)
+    except (UserError, AttributeError):
+        pass
+    for name in ("classifier", "head", "heads", "fc"):
+        layer = getattr(model, name, None)
+        layers = [part for part in layer.modules() if isinstance(part, nn.Linear)] if layer is not None else []
+        if layers:
+            return layers[-1]
+    layers = [part for part in model.modules() if isinstance(part, nn.Linear)]
+    return layers[-1] if layers else None
+
+
 def replace_last_linear(model, layer):
     """Put `layer` in the place of a model's last linear layer."""
     old = last_linear(model)

@@ -18,12 +18,18 @@ from torch import nn
 
 from ..runtime.english import nearest, some
 from ..runtime.errors import UserError
+from ..runtime.pt_files import load_tensors
 from .build import pretrained_timm, pretrained_torchvision, weights_digest
 from .checkpoints import load_checkpoint
-from .features import last_linear
+from .features import find_last_linear
 from .preprocessing import Preprocessing, hf_preprocessing, of_checkpoint, timm_preprocessing, torchvision_preprocessing
-from .state_dicts import find_state_dict, load_weights, read_weights, without_wrappers
+from .weights import fill, fitted_model, under_own_names, weights_in
 
+_MISFIT = "correct --arch or --image-size"
+_SAVE_WEIGHTS = (
+    "save the weights alone, where you trust the file, with torch.save(model.state_dict(), 'weights.pt'), and give "
+    "those and --arch"
+)
 KINDS = "timm:NAME, torchvision:NAME, hf:FOLDER_OR_NAME, or a file of weights"
 
 
@@ -162,8 +168,8 @@ def _torchvision(name, size, mean, std):
 
 
 def _from_file(path, arch, size, mean, std):
-    content = read_weights(path)
-    if "build_params" in content:
+    content = load_tensors(path, "weights", _SAVE_WEIGHTS)
+    if isinstance(content, dict) and "build_params" in content:
         return _own_checkpoint(path, arch, size, mean, std)
     if arch is None:
         raise UserError(
@@ -171,16 +177,18 @@ def _from_file(path, arch, size, mean, std):
             "hf:FOLDER"
         )
     kind, _, name = arch.partition(":")
-    state = find_state_dict(content, path)
+    state = weights_in(content)
+    if state is None:
+        raise UserError(f"{path} holds no weights; {_SAVE_WEIGHTS}")
     if kind == "hf" and name:
         return _hugging_face(name, size, mean, std, state, path)
     if not name:
         kind, name = "torchvision", arch
     if kind not in ("timm", "torchvision", "cifar_resnet"):
         raise UserError(f"--arch {arch} is none of timm:NAME, torchvision:NAME, cifar_resnet:NAME and hf:FOLDER")
-    module, found, rest = _fitting(kind, name, state, size)
-    load_weights(module, found, rest, f"{path} do not fit {kind}:{name}")
-    notes = (f"{len(rest)} other weights in {path} are not used, such as {min(rest)[:120]}",) if rest else ()
+    fits = f"{path} do not fit {kind}:{name}"
+    module, rest = fitted_model(lambda outputs: _build(kind, name, outputs, size), state, fits, _MISFIT)
+    notes = (f"{len(rest)} other weights in {path} are not used, such as {rest[0][:120]}",) if rest else ()
     labels = aliases = None
     if kind == "timm":
         preprocessing = timm_preprocessing(module, size, mean, std)
@@ -196,23 +204,6 @@ def _from_file(path, arch, size, mean, std):
     else:
         preprocessing = of_checkpoint({}, size, mean, std)
     return ImageModel(str(path), module, preprocessing, labels, 0, aliases=aliases, notes=notes)
-
-
-def _fitting(kind, name, state, size):
-    """A model with as many outputs as the weights have, the weights under its names, and those left over."""
-    module = _build(kind, name, 1, size)
-    layer = last_linear_of(module)
-    head = next((n for n, part in module.named_modules() if part is layer), None)
-    found, rest = without_wrappers(state, module.state_dict(), head)
-    # Whatever has one row for the one output, and more in the file: a linear layer, or a convolution (SqueezeNet).
-    outputs = [
-        len(found[key])
-        for key, value in module.state_dict().items()
-        if value.shape[:1] == (1,) and key in found and found[key].shape[1:] == value.shape[1:] and value.dim() > 1
-    ]
-    if outputs:
-        module = _build(kind, name, outputs[-1], size)
-    return module, found, rest
 
 
 def _build(kind, name, outputs, size):
@@ -310,8 +301,8 @@ def _hugging_face(name, size, mean, std, state=None, weights_path=None):
                 local,
                 lambda: transformers.AutoModelForImageClassification.from_config(config, trust_remote_code=False),
             )
-            found, rest = without_wrappers(state, model.state_dict())
-            load_weights(model, found, rest, f"{weights_path} do not fit hf:{name}")
+            found, unexpected, _ = under_own_names(state, model.state_dict())
+            fill(model, found, unexpected, f"{weights_path} do not fit hf:{name}", _MISFIT)
         processor = _loaded(
             name, local, lambda: transformers.AutoImageProcessor.from_pretrained(source, **options), "image processor"
         )
@@ -326,7 +317,7 @@ def _check_pickles(folder):
     if list(folder.glob("*.safetensors")):
         return True
     for path in sorted([*folder.glob("pytorch_model*.bin"), *folder.glob("*.pt")]):
-        read_weights(path)
+        load_tensors(path, "weights", "give model.safetensors, as save_pretrained writes it")
     return False
 
 
@@ -355,28 +346,13 @@ def _loaded(name, local, load, what="model"):
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def last_linear_of(module):
-    """The linear layer that gives the predictions, or None: as `last_linear`, and for models that name it otherwise."""
-    try:
-        return last_linear(module)
-    except (UserError, AttributeError):
-        pass
-    for name in ("classifier", "head", "heads", "fc"):
-        layer = getattr(module, name, None)
-        layers = [part for part in layer.modules() if isinstance(part, nn.Linear)] if layer is not None else []
-        if layers:
-            return layers[-1]
-    layers = [part for part in module.modules() if isinstance(part, nn.Linear)]
-    return layers[-1] if layers else None
-
-
 def _probed(model):
     """The model with its number of outputs and features, from one pass over a grey image."""
     from PIL import Image
 
     module = model.module.eval().requires_grad_(False)
     module.float()
-    head = last_linear_of(module)
+    head = find_last_linear(module)
     model = replace(model, module=module, head=head)
     try:
         image = model.preprocessing(Image.new("RGB", (300, 300), (127, 127, 127)))

@@ -10,7 +10,7 @@ from ..runtime.pt_files import load_tensors
 from .build import build_model, pretrained_timm, pretrained_torchvision
 from .checkpoints import load_checkpoint
 from .features import last_linear
-from .weights import weights_in
+from .weights import fitted_model, weights_in
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -61,13 +61,6 @@ def _from_file(arch, path):
     if state is None:
         raise UserError(f"checkpoint {path} holds no state dict; give a file with one")
     arch_type, arch = ("timm", arch.removeprefix("timm:")) if arch.startswith("timm:") else ("resnet", arch)
-    model = build_model(arch_type, arch, 1)
-    layer = last_linear(model)
-    head = next(name for name, module in model.named_modules() if module is layer)
-    outputs = (state[f"{head}.weight"].shape[:1] or [1])[0] if f"{head}.weight" in state else 1
-    try:
-        model = build_model(arch_type, arch, outputs)
-        model.load_state_dict(state)
-    except RuntimeError as error:
-        raise UserError(f"the weights in checkpoint {path} are not those of a {arch}; correct --arch") from error
-    return model, {"arch_type": arch_type, "arch": arch, "num_classes": outputs}
+    fits = f"checkpoint {path} are not those of a {arch}"
+    model, _ = fitted_model(lambda outputs: build_model(arch_type, arch, outputs), state, fits)
+    return model, {"arch_type": arch_type, "arch": arch, "num_classes": last_linear(model).out_features}
