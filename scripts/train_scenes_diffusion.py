@@ -37,7 +37,7 @@ from transformers.utils import logging as transformers_logging
 
 from scripts.train_scenes_clip import ATTRIBUTES, SIZE, caption, check_folder, learn_merges, one_cycle, vocabulary
 
-FOLDER = Path(__file__).resolve().parents[1] / "src" / "scenes_diffusion"
+FOLDER = Path(__file__).resolve().parents[1] / "src" / "interventions" / "scenes_diffusion"
 HELD_OUT = 40  # combinations
 NAMED = (0.95, 0.9, 0.9)  # how often a caption names the shape, the colour and the background
 DROPPED = 0.1  # how often there is no caption, for classifier-free guidance
