@@ -11,6 +11,7 @@ SUBCOMMANDS = {
     "index": "say which images of a beton are train, validation and pool",
     "train": "train a base model, or retrain it after an intervention",
     "distil": "a model's failures as directions, one per class",
+    "power": "how much so many images can show, before they are labelled",
     "report": "look at a result: one HTML file, figures",
     "intervene": "loss weights, chosen images or filtered images from a result",
     "compare": "how retrained models differ from the base model",
