@@ -7,7 +7,22 @@ import pytest
 from failure_directions.commands import power
 from scipy import stats
 
-WORDS = "--images 2000 --classes 4 --slices 5 --error-rate .1 --slice-share .1 --slice-error .35 --purity .8".split()
+WORDS = [
+    "--images",
+    "2000",
+    "--classes",
+    "4",
+    "--slices",
+    "5",
+    "--error-rate",
+    ".1",
+    "--slice-share",
+    ".1",
+    "--slice-error",
+    ".35",
+    "--purity",
+    ".8",
+]
 
 
 def test_the_printed_power_is_the_share_of_drawn_worlds_in_which_the_failure_is_confirmed(capsys):
