@@ -362,6 +362,7 @@ def _guards(table):
     """Sentences on what may be wrong with predictions and labels."""
     from ..data import guards
 
+    guards.check_groups(table.group, _parts(table))
     if table.has_conditions:
         return [guards.training_rows(table.labels.ravel(), table.preds.ravel())]
     wrong, names = table.preds != table.labels, table.class_names
