@@ -196,7 +196,8 @@ def test_condition_rows_without_probabilities():
         (["--images", "P", "--model", "timm:resnet18", "--embeddings", "E"], "has predictions and --model makes some"),
         (["--images", "P", "--embeddings", "SHORT"], "have 1 rows, and the table 2"),
         (["--images", "P", "--embeddings", "NAN"], "NaN or infinity: 1"),
-        (["--images", "X"], "texts, which are not embedded here"),
+        (["--images", "X"], "texts: give --embeddings FILE.npy, or --embedding hf:"),
+        (["--images", "X", "--model", "timm:resnet18"], "--model is about images"),
         (["--images", "P", "--embedding", "model"], "give --model"),
     ],
 )
@@ -204,7 +205,7 @@ def test_what_does_not_go_together_is_one_sentence(tmp_path, argv, words):
     files = {
         "T": ("t.csv", "path,label\na,cat\nb,dog\n"),
         "P": ("p.csv", "path,label,pred\na.png,cat,dog\nb.png,dog,dog\n"),
-        "X": ("x.csv", "text,label,pred\nfine,a,b\nbad,b,b\n"),
+        "X": ("x.csv", "text,label\nfine,a\nbad,b\n"),
     }
     for name, text in files.values():
         (tmp_path / name).write_text(text)

@@ -110,6 +110,13 @@ def test_a_class_in_test_alone_is_named():
     assert guards.classes_in_test_alone(np.array([0, 1, 0, 1]), split, NAMES) is None
 
 
+def test_a_group_that_is_everything_is_refused_where_halves_are_needed():
+    with pytest.raises(UserError, match=r"one group \(p\)"):
+        guards.check_groups(["p", "p"], None)
+    guards.check_groups(["p", "q"], None)
+    guards.check_groups(["p", "p"], ["val", "test"])
+
+
 def test_classes_with_too_few_wrong_images_are_told_how_many_would_do():
     labels = np.repeat([0, 1], 100)
     wrong = np.zeros(200, dtype=bool)

@@ -259,6 +259,12 @@ def test_a_path_that_is_not_there_says_what_to_give(tmp_path, name):
         read_table(tmp_path / name)
 
 
+def test_one_image_is_no_table(tmp_path):
+    draw(tmp_path / "a.png")
+    with pytest.raises(UserError, match="is one image: give the folder"):
+        read_table(tmp_path / "a.png")
+
+
 # ---- Files that are missing, empty or there twice --------------------------------------------------------------------
 
 

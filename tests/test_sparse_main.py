@@ -449,7 +449,9 @@ def test_image_folders_that_do_not_fit_are_refused(tmp_path, image_folder, capsy
             capsys=capsys,
         )
 
-    assert "are not those of a resnet34; correct --arch" in said(image_folder, "--val-frac", 0.2, arch="resnet34")
+    assert "not those of a resnet34 (missing: layer1.2.conv1.weight" in said(
+        image_folder, "--val-frac", 0.2, arch="resnet34"
+    )
     assert "must have the class folders airport_terminal" in said(image_folder, dataset="places-10")
     assert "no folder test/CLASS/ or val/CLASS/" in said(draw_images(tmp_path / "a", splits=["train"], count=1))
     folder = draw_images(tmp_path / "b", classes=["dark"], count=2)

@@ -47,8 +47,8 @@ def parse_arguments(argv=None):
     )
     parser.add_argument(
         "--embedding",
-        metavar="timm:NAME|clip:NAME|model",
-        help=f"space in which failures are sought (default: {DEFAULT_EMBEDDING} where its weights are at hand)",
+        metavar="timm:NAME|clip:NAME|hf:NAME|model",
+        help=f"space in which failures are sought, hf: for texts (default: {DEFAULT_EMBEDDING} where it is at hand)",
     )
     parser.add_argument("--report", metavar="FILE.html", help="write the report here")
     parser.add_argument("--out", metavar="OUT.pt", help="write the result here")
@@ -157,9 +157,9 @@ def prepare(args):
         raise UserError(f"{table.name} has neither pred nor prob_ columns: add them, or give --images and --model")
     if table.preds is not None and args.model is not None:
         raise UserError(f"{table.name} has predictions and --model makes some; leave one of them out")
-    needs_images = args.model is not None or args.embeddings is None
-    if needs_images and table.images is None:
-        raise UserError(f"{table.name} has texts, which are not embedded here: give --embeddings FILE.npy")
+    needs_images = table.images is not None and (args.model is not None or args.embeddings is None)
+    if table.images is None:
+        _check_texts(table, args)
     table = _without_train(table, has_model=args.model is not None or table.preds is not None)
     if needs_images:
         table = check_image_files(table, args.skip_broken)
@@ -167,6 +167,13 @@ def prepare(args):
     table, embeddings = _predicted_and_embedded(table, args)
     _say(*_guards(table))
     return _inputs(table, embeddings, args.seed)
+
+
+def _check_texts(table, args):
+    if args.model is not None:
+        raise UserError(f"{table.name} has texts, and --model is about images: give predictions in a column pred")
+    if args.embeddings is None and not (args.embedding or "").startswith("hf:"):
+        raise UserError(f"{table.name} has texts: give --embeddings FILE.npy, or --embedding hf:FOLDER_OR_NAME")
 
 
 def _summary(table):
@@ -202,7 +209,7 @@ def _predicted_and_embedded(table, args):
 
         model = load_model(args.model, args.arch, args.image_size, args.mean, args.std)
         _say(f"{model.name}: {model.outputs} outputs; images: {model.preprocessing.description}", *model.notes)
-    if args.embeddings is None:
+    if args.embeddings is None and table.texts is None:
         chosen, network = _embedding(args.embedding, model, table)
     if model is not None:
         from ..embeddings.passes import classifier
@@ -213,6 +220,11 @@ def _predicted_and_embedded(table, args):
         embeddings = arrays.get("embeddings")
     if args.embeddings is not None:
         embeddings = _read_embeddings(args.embeddings, table)
+    elif table.texts is not None:
+        from ..embeddings.texts import embed_texts
+
+        how = {"batch_size": args.batch_size, "device": args.device, "cache": args.cache}
+        embeddings = embed_texts(table.texts, args.embedding, **how)
     elif chosen != "model":
         table, arrays = _passed(table, network, args)
         embeddings = arrays["embeddings"]
@@ -362,6 +374,7 @@ def _guards(table):
     """Sentences on what may be wrong with predictions and labels."""
     from ..data import guards
 
+    guards.check_groups(table.group, _parts(table))
     if table.has_conditions:
         return [guards.training_rows(table.labels.ravel(), table.preds.ravel())]
     wrong, names = table.preds != table.labels, table.class_names

@@ -46,6 +46,14 @@ def check_embeddings(embeddings, rows):
     check_finite(embeddings)
 
 
+def check_groups(groups, split):
+    """Raise `UserError` where groups can't be shared out to find and confirm: all images are one."""
+    if groups is not None and split is None and len(set(groups)) < 2:
+        raise UserError(
+            f"all images are of one group ({groups[0]}), which is never cut: name smaller groups, or give splits"
+        )
+
+
 def column_order(probs, labels, class_names):
     """A sentence where the columns of `probs` (N, K) are in another order than the classes, by what they predict.
 

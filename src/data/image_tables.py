@@ -18,7 +18,7 @@ import numpy as np
 
 from ..runtime.english import nearest, plain_name, some
 from ..runtime.errors import UserError
-from .class_folders import read_class_folders
+from .class_folders import IMAGE_SUFFIXES, read_class_folders
 from .names import SPLIT_NAMES, alike, clean_name
 from .probabilities import check_probabilities
 
@@ -143,6 +143,8 @@ def read_table(source, image_root=None, splits=True, class_names=None):
         return _from_columns(str(path), _read_parquet(path), _row, root, class_names)
     if path.suffix.lower() == ".beton":
         raise UserError(f"{path} is a beton: give the images themselves, or use failure-directions train and distil")
+    if path.suffix.lower() in IMAGE_SUFFIXES:
+        raise UserError(f"{path} is one image: give the folder of all, with class folders in it, or a table")
     columns, lines, notes = _read_csv(path)
     return _from_columns(str(path), columns, lambda i: f"line {lines[i]}", root, class_names, notes)
 
