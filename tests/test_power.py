@@ -7,22 +7,8 @@ import pytest
 from failure_directions.commands import power
 from scipy import stats
 
-WORDS = [
-    "--images",
-    "2000",
-    "--classes",
-    "4",
-    "--slices",
-    "5",
-    "--error-rate",
-    ".1",
-    "--slice-share",
-    ".1",
-    "--slice-error",
-    ".35",
-    "--purity",
-    ".8",
-]
+SETTING = {"images": 2000, "classes": 4, "slices": 5, "error-rate": 0.1, "slice-share": 0.1, "slice-error": 0.35}
+WORDS = [word for name, value in SETTING.items() for word in (f"--{name}", str(value))]
 
 
 def test_the_printed_power_is_the_share_of_drawn_worlds_in_which_the_failure_is_confirmed(capsys):
