@@ -1,5 +1,6 @@
 """Embeddings of the photographs by a network that never saw the task; each image and look is embedded once."""
 
+import hashlib
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,6 +19,8 @@ BATCH = 250
 class EmbeddingStore:
     """Embeddings of photographs in `folder`, a half-precision .npy a look; NaN where not computed yet.
 
+    A file's name has a hash of some of its images, so that other photographs or looks get files of their own.
+
     Args:
         folder: where the files are and come.
         images: uint8 (N, H, W, 3).
@@ -35,16 +38,19 @@ class EmbeddingStore:
         missing = np.unique(rows[np.isnan(stored[rows, 0])])
         for start in range(0, len(missing), BATCH):
             batch = missing[start : start + BATCH]
-            images = self.images[batch] if look is None else with_look(self.images[batch], look)
-            stored[batch] = self._embeddings(images)
+            stored[batch] = self._embeddings(self._images(batch, look))
         return stored[rows].astype(np.float32)
 
     def _open(self, look):
-        path = self.folder / f"embeddings-{look or 'plain'}.npy"
+        some = self._images(np.arange(min(100, len(self.images))), look)
+        path = self.folder / f"{look or 'plain'}-{hashlib.sha256(some.tobytes()).hexdigest()[:8]}.npy"
         if not path.is_file():
             self.folder.mkdir(parents=True, exist_ok=True)
             create_npy(path, (len(self.images), DIMENSION), np.float16)[:] = np.nan
         return np.lib.format.open_memmap(path, mode="r+")
+
+    def _images(self, rows, look):
+        return self.images[rows] if look is None else with_look(self.images[rows], look)
 
     def _embeddings(self, images):
         if self._embed is None:

@@ -8,6 +8,7 @@ after an interruption.
 """
 
 import argparse
+import hashlib
 import time
 from pathlib import Path
 
@@ -84,10 +85,11 @@ def make(settings, seeds, data, weights, out):
 def _described(setting, seed, looked_at, preds):
     pool, right = looked_at.part == "pool", preds == looked_at.labels
     fair = fair_slices(looked_at.slices, looked_at.labels, right, pool)
-    planted = looked_at.slices[pool] >= 0
+    planted = pool & (looked_at.slices >= 0)
+    on_planted, elsewhere = right[planted].mean(), right[pool & ~planted].mean()
     return (
-        f"{setting.name} seed {seed}: accuracy {right[pool].mean():.3f}, on planted slices {right[pool][planted].mean():.3f}, "
-        f"elsewhere {right[pool][~planted].mean():.3f}; {len(fair)} of {len(looked_at.slice_names)} slices fair"
+        f"{setting.name} seed {seed}: accuracy {right[pool].mean():.3f}, on planted slices {on_planted:.3f}, "
+        f"elsewhere {elsewhere:.3f}; {len(fair)} of {len(looked_at.slice_names)} slices fair"
     )
 
 
@@ -107,7 +109,9 @@ def _outputs(setting, training, looked_at, images, seed, folder):
 
     from .base_model import BaseModel, train
 
-    path = folder / f"{training.digest}.pt"
+    shown = _looking(setting, images[training.rows], training.looks)
+    digest = hashlib.sha256(shown.tobytes() + training.labels.tobytes() + bytes([seed])).hexdigest()[:12]
+    path = folder / f"{digest}.pt"  # settings that train on the same images share it
     if path.is_file():
         from src.models import build_model
 
@@ -116,7 +120,6 @@ def _outputs(setting, training, looked_at, images, seed, folder):
         network.load_state_dict(kept["state_dict"])
         model = BaseModel(network, kept["mean"], kept["std"])
     else:
-        shown = _looking(setting, images[training.rows], training.looks)
         model = train(shown, training.labels, len(training.class_names), seed)
         save_pt({"state_dict": model.network.state_dict(), "mean": model.mean, "std": model.std}, path)
     return model(_looking(setting, images[looked_at.rows], looked_at.looks))

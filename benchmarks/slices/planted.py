@@ -73,14 +73,6 @@ class TrainingSet:
     looks: np.ndarray
     class_names: list
 
-    @property
-    def digest(self):
-        """Names the base model: settings with the same training set share it."""
-        digest = hashlib.sha256()
-        for array in (self.rows, self.labels, self.looks):
-            digest.update(np.ascontiguousarray(array, dtype=np.int64).tobytes())
-        return digest.hexdigest()[:12]
-
 
 @dataclass(frozen=True)
 class LookedAt:
@@ -159,7 +151,7 @@ class _Stack:
         self.taken += count
         if self.taken > len(self.rows):
             raise UserError(
-                f"{len(self.rows)} photographs of {self.name} are too few, {self.taken} are needed; give all of CIFAR-10"
+                f"{len(self.rows)} photographs of {self.name} are too few, {self.taken} are needed; give all CIFAR-10"
             )
         return self.rows[self.taken - count : self.taken]
 
@@ -304,7 +296,7 @@ def fair_slices(slices, labels, right, pool, margin=0.1):
     images.
 
     Args:
-        slices: int (N,), -1 for none. labels: int (N,). right: bool (N,), whether the model is. pool: bool (N,), scored.
+        slices: int (N,), -1 for none. labels: int (N,). right: bool (N,), where the model is. pool: bool (N,), scored.
 
     Returns:
         list of int, in order.
