@@ -4,9 +4,11 @@ A new method is a new file here; `run.py` finds it by name. It may set
 
     TITLE = "what tables call it"
     USES_OUTPUTS = True      # its scores read probabilities or features of the base model; listed apart
+    KNOWS_SLICES = True      # fit(find, slices) is told the truth: a ceiling
     VARIANTS = {"name": dict of arguments of fit}      # several rows from one file
 """
 
+import functools
 import importlib
 import pkgutil
 from dataclasses import dataclass
@@ -64,6 +66,7 @@ class Method:
     name: str
     title: str
     uses_outputs: bool
+    knows_slices: bool
     fit: object
 
 
@@ -83,13 +86,9 @@ def load_methods(names=None):
         for variant, arguments in getattr(module, "VARIANTS", {"": {}}).items():
             name = f"{module_info.name}:{variant}" if variant else module_info.name
             full_title = f"{title}, {variant.replace('_', ' ')}" if variant else title
-            uses_outputs = getattr(module, "USES_OUTPUTS", False)
-            methods[name] = Method(name, full_title, uses_outputs, _with(module.fit, arguments))
+            flags = [getattr(module, flag, False) for flag in ("USES_OUTPUTS", "KNOWS_SLICES")]
+            methods[name] = Method(name, full_title, *flags, functools.partial(module.fit, **arguments))
     unknown = sorted(set(names or []) - set(methods))
     if unknown:
         raise UserError(f"there is no method {unknown[0]!r}; choose from {', '.join(sorted(methods))}")
     return {name: methods[name] for name in names or methods}
-
-
-def _with(fit, arguments):
-    return lambda find: fit(find, **arguments)
