@@ -156,7 +156,7 @@ def evaluated(method, data, size, seed):
         "seconds": round(seconds, 3),
     }
     scores = {
-        (name, label): [_scores(s, data, parts[name] & (labels == label), method) for s in found]
+        (name, label): _scores(found, data, parts[name] & (labels == label), method)
         for name in parts
         for label, found in by_class.items()
     }
@@ -206,13 +206,16 @@ def _claims(scores, by_class, parts, labels, slices, wrong, fair):
     }
 
 
-def _scores(one, data, rows, method):
+def _scores(found, data, rows, method):
+    """Scores of these rows, an array a slice; all slices are given the very same array, which they may remember."""
+    embeddings = data["embeddings"][rows]
     extra = {"probs": data["probs"][rows], "features": data["features"][rows]} if method.uses_outputs else {}
-    scores = np.asarray(one.score(data["embeddings"][rows], **extra), dtype=float)
-    if scores.shape != (rows.sum(),):
-        raise ValueError(f"scores of shape {scores.shape} for {rows.sum()} images")
-    if np.isnan(scores).any():
-        raise ValueError(f"scores of {int(np.isnan(scores).sum())} of {len(scores)} images are NaN")
+    scores = [np.asarray(one.score(embeddings, **extra), dtype=float) for one in found]
+    for score in scores:
+        if score.shape != (len(embeddings),):
+            raise ValueError(f"scores of shape {score.shape} for {len(embeddings)} images")
+        if np.isnan(score).any():
+            raise ValueError(f"scores of {int(np.isnan(score).sum())} of {len(score)} images are NaN")
     return scores
 
 

@@ -8,7 +8,8 @@ class Coordinates:
     """Principal coordinates of whitened, normalised embeddings.
 
     Each coordinate is standardised, every image divided by its norm, the mean taken off, and the result turned to its
-    principal axes. Fitted on (n, d) embeddings; call it on (m, d) for (m, min(d, n - 1, dimensions)) float64.
+    principal axes. Fitted on (n, d) embeddings; call it on (m, d) for (m, min(d, n - 1, dimensions)) float64. Those of
+    the array that it was last called with are kept, since a class's slices score the same images.
     """
 
     def __init__(self, embeddings, dimensions=128):
@@ -22,13 +23,14 @@ class Coordinates:
         size = normal.shape[1]
         _, axes = eigh(normal.T @ normal, subset_by_index=[size - kept, size - 1])
         self._axes = axes[:, ::-1]
+        self._turned = remembered(lambda z: (self._normalised(z.astype(np.float64)) - self._centre) @ self._axes)
 
     def _normalised(self, embeddings):
         white = (embeddings - self._mean) / self._std
         return white / np.maximum(np.linalg.norm(white, axis=1, keepdims=True), 1e-12)
 
     def __call__(self, embeddings):
-        return (self._normalised(embeddings.astype(np.float64)) - self._centre) @ self._axes
+        return self._turned(embeddings)
 
 
 def clusters(points, count, seed, starts=10):
@@ -47,6 +49,18 @@ def nearness(coordinates, centre):
 def projection(coordinates, direction):
     """A score: along `direction` in the coordinates."""
     return lambda embeddings: coordinates(embeddings) @ direction
+
+
+def remembered(function):
+    """`function` of one array, which keeps its value for the array that it was last called with."""
+    last = [None, None]
+
+    def call(array):
+        if last[0] is not array:
+            last[:] = array, function(array)
+        return last[1]
+
+    return call
 
 
 def error_rate(wrong, weights=None):

@@ -8,7 +8,7 @@ mean weight of its ten nearest.
 import numpy as np
 
 from . import Slice
-from ._tools import Coordinates
+from ._tools import Coordinates, remembered
 
 TITLE = "MCSD"
 
@@ -30,10 +30,11 @@ def fit(find, neighbours=10, share=0.05, slices_per_class=5, coherence=1.0):
         rows = np.repeat(np.arange(len(members)), neighbours)
         graph = csr_matrix((np.ones(len(rows)), (rows, near.ravel())), shape=(len(members), len(members)))
         graph = (graph + graph.T) / (2 * neighbours)
+        neighbourhood = remembered(lambda z, tree=tree: tree.query(coordinates(z), neighbours))
         risk = 1 - true[members]
         for _ in range(slices_per_class):
             weights = _solve(risk, graph, max(5.0, share * len(members)), coherence)
-            slices.append(Slice(label, _score(coordinates, tree, weights, neighbours)))
+            slices.append(Slice(label, _score(neighbourhood, weights)))
             risk = risk * (1 - weights)
     return slices
 
@@ -54,9 +55,9 @@ def _onto_budget(weights, budget):
     return np.clip(weights - shift, 0, 1)
 
 
-def _score(coordinates, tree, weights, neighbours):
+def _score(neighbourhood, weights):
     def by_embedding(embeddings):
-        distances, near = tree.query(coordinates(embeddings), neighbours)
+        distances, near = neighbourhood(embeddings)
         # Images without a neighbour in the slice are ordered by distance, below all others.
         return weights[near].mean(1) - 1e-6 * distances.mean(1)
 

@@ -9,6 +9,7 @@ TITLE = "failure directions"
 
 def fit(find):
     from src.directions.slices import class_generator, find_class_slices
+
     from src.svm_path import Preprocess
     from src.svm_utils import whitening
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from . import Slice
 from ._mixture import log_odds
-from ._tools import Coordinates
+from ._tools import Coordinates, remembered
 
 TITLE = "PlaneSpot"
 
@@ -33,13 +33,13 @@ def fit(find):
     rates = shares.T @ find.wrong / (sizes + 1e-12)
     errors = np.stack([shares.T @ (find.wrong & (find.labels == label)) for label in range(find.num_classes)], 1)
 
-    def score(component):
-        def by_embedding(embeddings):
-            place = plane[tree.query(coordinates(embeddings), 5)[1]].mean(1)
-            joint = np.log(best.weights_) + _log_density(place, best.means_[:, :2], best.covariances_[:, :2, :2])
-            return log_odds(joint, component)
+    @remembered
+    def joint(embeddings):
+        place = plane[tree.query(coordinates(embeddings), 5)[1]].mean(1)
+        return np.log(best.weights_) + _log_density(place, best.means_[:, :2], best.covariances_[:, :2, :2])
 
-        return by_embedding
+    def score(component):
+        return lambda embeddings: log_odds(joint(embeddings), component)
 
     order = np.argsort(-sizes * rates**2, kind="stable")
     return [Slice(int(errors[k].argmax()), score(k)) for k in order]
