@@ -41,13 +41,13 @@ def train(images, labels, num_classes, seed, epochs=EPOCHS):
     images, labels = torch.from_numpy(images), torch.from_numpy(np.asarray(labels, dtype=np.int64))
     sample = images[:5000].float()
     mean, std = sample.mean((0, 1, 2)), sample.std((0, 1, 2))
-    steps = len(images) // BATCH or 1
+    steps, peak = len(images) // BATCH or 1, min(PEAK_EPOCH, epochs / 2)
     for epoch in range(epochs):
         network.train()
         order = torch.from_numpy(np.random.default_rng([seed, 5, epoch]).permutation(len(images)))
         for step, index in enumerate(order[: steps * BATCH].split(BATCH)):
             position = epoch + step / steps
-            rising, falling = position / PEAK_EPOCH, (epochs - position) / (epochs - PEAK_EPOCH)
+            rising, falling = position / peak, (epochs - position) / (epochs - peak)
             optimizer.param_groups[0]["lr"] = LEARNING_RATE * min(rising, falling)
             shown = augment(images[index], AUGMENTATION, mean.round().to(torch.uint8), epoch_key(seed, epoch), index)
             loss = F.cross_entropy(network(_normalised(shown, mean, std)), labels[index])

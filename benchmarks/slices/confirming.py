@@ -66,4 +66,4 @@ def finds(scores, members, first=50):
         scores: float (n,). members: bool (n,).
     """
     among = members[np.argsort(-scores, kind="stable")[:first]].mean()
-    return bool(among >= min(0.5, 3 * members.mean()))
+    return bool(among >= min(0.5, 3 * members.mean()) - 1e-9)
