@@ -43,19 +43,19 @@ def with_look(images, look):
     """Photographs (N, H, W, 3) uint8 with a look: "tint", "border", "blur" or "dark"."""
     pixels = images.astype(np.float32)
     if look == "tint":
-        pixels *= np.array([1.05, 1.0, 0.85], np.float32)
+        pixels *= np.array([1.1, 0.95, 0.7], np.float32)
     elif look == "dark":
-        pixels *= 0.8
+        pixels *= 0.55
     elif look == "blur":
-        # The binomial kernel (1, 2, 1) / 4 both ways.
-        for axis in (1, 2):
+        # The binomial kernel (1, 2, 1) / 4 both ways, twice.
+        for axis in (1, 2, 1, 2):
             padded = np.pad(pixels, [(1, 1) if a == axis else (0, 0) for a in range(4)], mode="edge")
             before, after = (np.take(padded, np.arange(start, start + pixels.shape[axis]), axis) for start in (0, 2))
             pixels = (before + 2 * pixels + after) / 4
     elif look == "border":
         edge = np.ones(images.shape[1:3], bool)
-        edge[1:-1, 1:-1] = False
-        pixels[:, edge] = (pixels[:, edge] + 200) / 2
+        edge[2:-2, 2:-2] = False
+        pixels[:, edge] = 200
     else:
         raise UserError(f"unknown look {look!r}; choose from tint, border, blur, dark")
     return np.rint(pixels.clip(0, 255)).astype(np.uint8)

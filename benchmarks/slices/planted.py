@@ -38,6 +38,7 @@ class Setting:
         thinned: 1 of so many is kept in train; the seed chooses one for each planted subclass.
         mislabeled: share of a planted subclass's training labels that are the next class's.
         looks: for "cues", one look a class.
+        foreign_looks: how many other looks a class also has: those of the classes after it.
         agreement: share of a class's training images that have its own look.
     """
 
@@ -54,6 +55,7 @@ class Setting:
     thinned: tuple = ()
     mislabeled: float = 0.0
     looks: tuple = ()
+    foreign_looks: int = 0
     agreement: float = 1.0
 
     @property
@@ -133,7 +135,7 @@ def draw(setting, subclasses, subclass_names, seed):
     groups = _groups(setting, list(subclass_names), rng)
     stacks = [_Stack(name, rng.permutation(np.flatnonzero(subclasses == s))) for s, name in enumerate(subclass_names)]
     plants = (
-        _plan_cues(groups) if setting.kind == "cues" else _plan_subclasses(setting, groups, list(subclass_names), rng)
+        _plan_cues(setting) if setting.kind == "cues" else _plan_subclasses(setting, groups, list(subclass_names), rng)
     )
     class_names = ["+".join(subclass_names[s] for s in group) for group in groups]
     training = _draw_training(setting, groups, plants, stacks, class_names, np.random.default_rng([seed, 1]))
@@ -190,9 +192,13 @@ def _plan_subclasses(setting, groups, names, rng):
     return plants
 
 
-def _plan_cues(groups):
-    classes = range(len(groups))
-    return [_Plant(label, look=look) for label in classes for look in classes if look != label]
+def _plan_cues(setting):
+    return [_Plant(label, look=look) for label in range(len(setting.looks)) for look in _foreign(setting, label)]
+
+
+def _foreign(setting, label):
+    """The looks of other classes that a class's slices have."""
+    return [(label + step) % len(setting.looks) for step in range(1, setting.foreign_looks + 1)]
 
 
 def _draw_training(setting, groups, plants, stacks, class_names, rng):
@@ -206,7 +212,7 @@ def _draw_training(setting, groups, plants, stacks, class_names, rng):
             given[:wrong] = (label + 1) % len(groups)
             rows.append(stacks[subclass].deal(count))
             labels.append(given)
-            looks.append(_looks(setting, label, count, (1 - setting.agreement) / max(1, len(groups) - 1), rng))
+            looks.append(_looks(setting, label, count, (1 - setting.agreement) / max(1, setting.foreign_looks), rng))
     rows, labels, looks = map(np.concatenate, (rows, labels, looks))
     return TrainingSet(rows, labels, looks, class_names)
 
@@ -215,8 +221,7 @@ def _looks(setting, label, count, other_share, rng):
     """`count` looks for images of a class: its own, but each other one in `other_share` of the images."""
     if not setting.looks:
         return np.full(count, -1)
-    others = [look for look in range(len(setting.looks)) if look != label]
-    odd = np.repeat(others, round(other_share * count))
+    odd = np.repeat(_foreign(setting, label), round(other_share * count))
     return rng.permutation(np.concatenate([odd, np.full(count - len(odd), label)]))
 
 
