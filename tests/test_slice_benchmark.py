@@ -484,6 +484,9 @@ def test_runs_are_resumed_and_tables_made(tmp_path, capsys):
     assert len(rows) == 2 * 2 + 2 * 2 * 2  # confidence makes no claims, and has no null runs
     run.main([*arguments, "--sizes", "full", "--nulls", "2"])
     assert len(run.read_rows(out)) == len(rows)
+    with open(out, "a") as stream:
+        stream.write(out.read_text().splitlines()[-1] + "\ntiny,,full")  # a row again, and one cut short
+    assert run.read_rows(out) == rows
     report.main([str(out), "--out", str(tmp_path / "report"), "--reference", "confidence"])
     text = (tmp_path / "report" / "slices.md").read_text()
     assert "2 base models, 8 of 8 planted slices fair" in text

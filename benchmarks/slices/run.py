@@ -71,11 +71,12 @@ def find_files(folder, settings=None, seeds=None):
 
 
 def read_rows(path):
-    """The rows of a results CSV as dicts of strings; none where it is not there yet."""
+    """The rows of a results CSV as dicts of strings, the last of each `KEY`; none where it is not there yet."""
     if not Path(path).is_file():
         return []
     with open(path, newline="", encoding="utf-8") as stream:
-        return [row for row in csv.DictReader(stream) if None not in row.values()]
+        whole = (row for row in csv.DictReader(stream) if None not in row.values())
+        return list({tuple(row[name] for name in KEY): row for row in whole}.values())
 
 
 def _run_file(path, method_names, sizes, nulls, limit, out, done):
