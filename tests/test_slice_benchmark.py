@@ -102,6 +102,7 @@ def test_a_method_differs_from_itself_by_nothing_and_a_constant_gain_has_no_widt
 
 def test_one_base_model_has_no_interval_and_no_slice_no_mean():
     assert np.isnan(metrics.bootstrap([1.0], [2]).low)
+    assert str(metrics.bootstrap([1.0], [2])) == "0.50"
     assert np.isnan(metrics.bootstrap([0.0], [0]).mean)
 
 

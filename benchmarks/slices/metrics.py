@@ -82,7 +82,8 @@ class Estimate:
     high: float
 
     def __str__(self):
-        return f"{self.mean:.2f} [{self.low:.2f}, {self.high:.2f}]"
+        interval = "" if np.isnan(self.low) else f" [{self.low:.2f}, {self.high:.2f}]"
+        return f"{self.mean:.2f}{interval}"
 
 
 def bootstrap(sums, counts, level=0.95, draws=10_000, seed=0):
