@@ -1,0 +1,1 @@
+"""Slice benchmark: which methods find the subgroups a classifier fails on, and which claim what is not there?"""

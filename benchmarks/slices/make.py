@@ -1,0 +1,137 @@
+"""Make the settings of the slice benchmark: base models and embeddings, a file a setting and seed.
+
+    python -m benchmarks.slices.make --data FOLDER --weights data/efficientnet_lite0.pt --out OUT
+
+FOLDER holds CIFAR-10: as images SPLIT/CLASS/FILE, or as torchvision keeps it. scripts/efficientnet_lite_weights.py
+writes the weights. Writes OUT/SETTING-seedS.npz; files that are there are kept, so that the command can be run again
+after an interruption.
+"""
+
+import argparse
+import hashlib
+import time
+from pathlib import Path
+
+import numpy as np
+
+from src.errors import UserError, entry_point
+from src.files import atomic_path
+
+from .photographs import read_photographs, with_look
+from .planted import draw, fair_slices, read_setting, setting_names
+
+
+@entry_point
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True, help="folder with CIFAR-10")
+    parser.add_argument("--weights", required=True, help="weights of timm's tf_efficientnet_lite0 (.pt)")
+    parser.add_argument("--out", required=True, help="folder to write")
+    parser.add_argument("--settings", nargs="+", default=setting_names(), help="which (default: all)")
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(range(10)))
+    parser.add_argument("--threads", type=int, help="threads of PyTorch")
+    args = parser.parse_args(argv)
+    if not Path(args.weights).is_file():
+        raise UserError(f"weights {args.weights} do not exist; scripts/efficientnet_lite_weights.py writes them")
+    settings = [read_setting(name) for name in args.settings]
+    if args.threads:
+        import torch
+
+        torch.set_num_threads(args.threads)
+    make(settings, args.seeds, args.data, args.weights, Path(args.out))
+
+
+def make(settings, seeds, data, weights, out):
+    """Write what is missing of `out`/SETTING-seedS.npz, seed by seed."""
+    from .embedding import EmbeddingStore
+
+    missing = [(seed, s) for seed in seeds for s in settings if not (out / f"{s.name}-seed{seed}.npz").is_file()]
+    if not missing:
+        return
+    images, subclasses, names = _kept_photographs(data, out / "photographs.npz")
+    store = EmbeddingStore(out / "embeddings", images, weights)
+    for seed, setting in missing:
+        start = time.monotonic()
+        training, looked_at = draw(setting, subclasses, names, seed)
+        probs, features = _outputs(setting, training, looked_at, images, seed, out / "models")
+        preds = probs.argmax(1)
+        embeddings = np.empty((len(preds), 0), np.float32)
+        for look in np.unique(looked_at.looks):
+            members = looked_at.looks == look
+            of_look = store.get(looked_at.rows[members], None if look < 0 else setting.looks[look])
+            if not embeddings.size:
+                embeddings = np.empty((len(preds), of_look.shape[1]), np.float32)
+            embeddings[members] = of_look
+        with atomic_path(out / f"{setting.name}-seed{seed}.npz") as temporary, open(temporary, "wb") as stream:
+            np.savez(
+                stream,
+                embeddings=embeddings,
+                labels=looked_at.labels,
+                preds=preds,
+                probs=probs,
+                features=features,
+                slice=looked_at.slices,
+                part=looked_at.part,
+                lean=looked_at.lean,
+                rows=looked_at.rows,
+                looks=looked_at.looks,
+                class_names=training.class_names,
+                slice_names=looked_at.slice_names,
+                setting=np.array([setting.name, setting.digest]),
+            )
+        print(f"{_described(setting, seed, looked_at, preds)}; {time.monotonic() - start:.0f} s", flush=True)
+
+
+def _described(setting, seed, looked_at, preds):
+    pool, right = looked_at.part == "pool", preds == looked_at.labels
+    fair = fair_slices(looked_at.slices, looked_at.labels, right, pool)
+    planted = pool & (looked_at.slices >= 0)
+    on_planted, elsewhere = right[planted].mean(), right[pool & ~planted].mean()
+    return (
+        f"{setting.name} seed {seed}: accuracy {right[pool].mean():.3f}, on planted slices {on_planted:.3f}, "
+        f"elsewhere {elsewhere:.3f}; {len(fair)} of {len(looked_at.slice_names)} slices fair"
+    )
+
+
+def _kept_photographs(data, path):
+    """Photographs of the folder `data`, read once and kept in `path`."""
+    if not path.is_file():
+        images, subclasses, names = read_photographs(data)
+        with atomic_path(path) as temporary, open(temporary, "wb") as stream:
+            np.savez(stream, images=images, subclasses=subclasses, names=names)
+    with np.load(path, allow_pickle=False) as kept:
+        return kept["images"], kept["subclasses"], kept["names"].tolist()
+
+
+def _outputs(setting, training, looked_at, images, seed, folder):
+    """Probabilities and features of the base model on the images looked at; a model is trained once and kept."""
+    from src.files import load_pt, save_pt
+
+    from .base_model import BaseModel, train
+
+    shown = _looking(setting, images[training.rows], training.looks)
+    digest = hashlib.sha256(shown.tobytes() + training.labels.tobytes() + bytes([seed])).hexdigest()[:12]
+    path = folder / f"{digest}.pt"  # settings that train on the same images share it
+    if path.is_file():
+        from src.models import build_model
+
+        kept = load_pt(path, "base model")
+        network = build_model("cifar_resnet", "resnet10thin", len(training.class_names))
+        network.load_state_dict(kept["state_dict"])
+        model = BaseModel(network, kept["mean"], kept["std"])
+    else:
+        model = train(shown, training.labels, len(training.class_names), seed)
+        save_pt({"state_dict": model.network.state_dict(), "mean": model.mean, "std": model.std}, path)
+    return model(_looking(setting, images[looked_at.rows], looked_at.looks))
+
+
+def _looking(setting, images, looks):
+    """Images, each with its look."""
+    images = images.copy()
+    for number, look in enumerate(setting.looks):
+        images[looks == number] = with_look(images[looks == number], look)
+    return images
+
+
+if __name__ == "__main__":
+    main()
