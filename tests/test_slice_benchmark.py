@@ -6,6 +6,7 @@ import time
 
 import numpy as np
 import pytest
+from failure_directions.runtime.errors import UserError
 from PIL import Image
 from scipy import stats
 from sklearn.metrics import average_precision_score
@@ -13,7 +14,6 @@ from sklearn.metrics import average_precision_score
 from benchmarks.slices import confirming, metrics, planted, report, run
 from benchmarks.slices.methods import Find, Method, Slice, load_methods, spotlight
 from benchmarks.slices.photographs import read_photographs, with_look
-from src.errors import UserError
 
 NAMES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 SUBCLASSES = np.repeat(np.arange(10), 6000)
@@ -272,9 +272,9 @@ def test_photographs_are_read_from_class_folders_or_with_a_list_of_labels(tmp_pa
 
 def test_a_made_file_holds_what_its_setting_promises(tmp_path, monkeypatch):
     import timm
+    from failure_directions.runtime.pt_files import save_pt
 
     from benchmarks.slices import base_model, make
-    from src.files import save_pt
 
     rng = np.random.default_rng(0)
     small = {"train_images": 20, "find": 40, "lean": 20, "pool": 80}
@@ -377,7 +377,7 @@ METHODS = load_methods()
 def test_every_method_scores_new_images_of_its_classes(name, monkeypatch):
     monkeypatch.setattr(spotlight, "STEPS", 50)
     if name == "ours":
-        pytest.importorskip("src.directions.slices")
+        pytest.importorskip("failure_directions.directions.slices")
     method = METHODS[name]
     find, slices = planted_find()
     new, _ = planted_find(seed=1)

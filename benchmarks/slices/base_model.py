@@ -4,10 +4,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from failure_directions.data.augmentation import Augmentation, augment, epoch_key
+from failure_directions.models.build import build_model
+from failure_directions.models.features import FeatureExtractor
 from torch.nn import functional as F
-
-from src.augmentation import Augmentation, augment, epoch_key
-from src.models import FeatureExtractor, build_model
 
 EPOCHS, PEAK_EPOCH, BATCH, LEARNING_RATE = 8, 2, 128, 0.2
 AUGMENTATION = Augmentation(flip=True, translate=2)

@@ -6,9 +6,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import torch
-
-from src.embeddings import TimmEmbedding
-from src.files import create_npy
+from failure_directions.embeddings.spaces import TimmEmbedding
+from failure_directions.runtime.files import create_npy
 
 from .photographs import with_look
 

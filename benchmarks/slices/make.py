@@ -13,9 +13,8 @@ import time
 from pathlib import Path
 
 import numpy as np
-
-from src.errors import UserError, entry_point
-from src.files import atomic_path
+from failure_directions.runtime.errors import UserError, entry_point
+from failure_directions.runtime.files import atomic_path
 
 from .photographs import read_photographs, with_look
 from .planted import draw, fair_slices, read_setting, setting_names
@@ -105,7 +104,7 @@ def _kept_photographs(data, path):
 
 def _outputs(setting, training, looked_at, images, seed, folder):
     """Probabilities and features of the base model on the images looked at; a model is trained once and kept."""
-    from src.files import load_pt, save_pt
+    from failure_directions.runtime.pt_files import load_pt, save_pt
 
     from .base_model import BaseModel, train
 
@@ -113,7 +112,7 @@ def _outputs(setting, training, looked_at, images, seed, folder):
     digest = hashlib.sha256(shown.tobytes() + training.labels.tobytes() + bytes([seed])).hexdigest()[:12]
     path = folder / f"{digest}.pt"  # settings that train on the same images share it
     if path.is_file():
-        from src.models import build_model
+        from failure_directions.models.build import build_model
 
         kept = load_pt(path, "base model")
         network = build_model("cifar_resnet", "resnet10thin", len(training.class_names))

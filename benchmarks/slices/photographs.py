@@ -3,8 +3,7 @@
 from pathlib import Path
 
 import numpy as np
-
-from src.errors import UserError
+from failure_directions.runtime.errors import UserError
 
 SIZE = 32  # pixels
 
@@ -15,9 +14,9 @@ def read_photographs(folder):
     `folder` is laid out in one of three ways: SPLIT/CLASS/FILE; SPLIT/NUMBER.jpg with the classes in labels.npz
     (`names`, and an array a split); or as torchvision's CIFAR10. Raises `UserError` for anything else.
     """
+    from failure_directions.data.image_sources import cifar_sources, folder_sources
+    from failure_directions.data.images import read_image
     from PIL import Image
-
-    from src.image_sources import cifar_sources, folder_sources, read_image
 
     folder = Path(folder)
     if not folder.is_dir():

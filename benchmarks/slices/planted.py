@@ -12,8 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import yaml
-
-from src.errors import UserError
+from failure_directions.runtime.errors import UserError
 
 FOLDER = Path(__file__).parent / "settings"
 KINDS = ("rare", "noise", "cues")

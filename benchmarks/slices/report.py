@@ -12,9 +12,8 @@ from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
-
-from src.errors import UserError, entry_point
-from src.files import atomic_path
+from failure_directions.runtime.errors import UserError, entry_point
+from failure_directions.runtime.files import atomic_path
 
 from .confirming import LEVEL
 from .metrics import bootstrap, paired_difference

@@ -17,8 +17,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-
-from src.errors import UserError, entry_point
+from failure_directions.runtime.errors import UserError, entry_point
 
 from .confirming import claimed, finds, tested, worse_than_rest
 from .methods import Find, load_methods

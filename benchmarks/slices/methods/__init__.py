@@ -14,8 +14,7 @@ import pkgutil
 from dataclasses import dataclass
 
 import numpy as np
-
-from src.errors import UserError
+from failure_directions.runtime.errors import UserError
 
 
 @dataclass(frozen=True)

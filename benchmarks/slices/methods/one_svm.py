@@ -1,8 +1,7 @@
 """One direction a class: the linear SVM between what the model gets right and wrong (Jain et al., ICLR 2023)."""
 
 import numpy as np
-
-from src.svm_utils import SVMFitter
+from failure_directions.svm_utils import SVMFitter
 
 from . import Slice
 

@@ -8,10 +8,9 @@ TITLE = "failure directions"
 
 
 def fit(find):
-    from src.directions.slices import class_generator, find_class_slices
-
-    from src.svm_path import Preprocess
-    from src.svm_utils import whitening
+    from failure_directions.directions.class_fit import Preprocess
+    from failure_directions.directions.slices import class_generator, find_class_slices
+    from failure_directions.svm_utils import whitening
 
     preprocess = Preprocess(*whitening(find.embeddings), True)
     slices = []
