@@ -107,7 +107,7 @@ def parts_of_split(split):
     split = np.asarray(split).astype(str)
     known = ("train", *FIND_NAMES, *CONFIRM_NAMES)
     if unknown := sorted(set(np.unique(split)) - set(known)):
-        raise UserError(f"unknown split name {unknown[0]!r}: name each row one of {', '.join(known)}")
+        raise UserError(f"unknown split name {str(unknown[0])!r}: name each row one of {', '.join(known)}")
     find, confirm = (np.flatnonzero(np.isin(split, names)) for names in (FIND_NAMES, CONFIRM_NAMES))
     for rows, names in ((find, FIND_NAMES), (confirm, CONFIRM_NAMES)):
         if not len(rows):
@@ -583,7 +583,7 @@ def _verdicts(tested, fdr):
     beyond[chosen] = benjamini_hochberg([tested[i][0].beyond_confidence_p for i in chosen])
     slices = []
     for i, (s, sizes) in enumerate(tested):
-        verdict, needed = (CONFIRMED, None) if confirmed[i] else _unconfirmed(s, fdr / len(tested))
+        verdict, needed = (CONFIRMED, None) if confirmed[i] else _unconfirmed(s, sizes, fdr / len(tested))
         slices.append(
             replace(
                 s,
@@ -597,16 +597,21 @@ def _verdicts(tested, fdr):
     return slices
 
 
-def _unconfirmed(s, level):
-    """Verdict of a slice with q > fdr and, for too few images, how many of its class would do."""
-    images = s.size + s.rest
+def _unconfirmed(s, sizes, level):
+    """Verdict of a slice with q > fdr and, for too few images, how many of its class would do.
+
+    sizes: of flagged and rest, effective ones: images of one group count for fewer.
+    """
     if not (s.size and s.rest):
         return TOO_FEW, None
+    images = s.size + s.rest
     rate = (s.size * s.error_rate + s.rest * s.rest_error_rate) / images
     twice = min(2 * rate, (1 + rate) / 2)
-    if detection_power(images, s.size, twice, rate, level) >= POWER_NEEDED:
+    flagged, effective = round(sizes[0]), round(sizes[0]) + round(sizes[1])
+    if detection_power(effective, flagged, twice, rate, level) >= POWER_NEEDED:
         return NOT_CONFIRMED, None
-    return TOO_FEW, images_for_power(s.size / images, twice, rate, level, start=images)
+    needed = images_for_power(s.size / images, twice, rate, level, start=effective)
+    return TOO_FEW, None if needed is None else max(images + 1, round(needed * images / effective))
 
 
 def _commonest(predictions):
