@@ -240,7 +240,7 @@ def test_a_worker_ends_with_the_process_that_it_writes_for(tmp_path):
     program = """
 import os, sys, time
 import numpy as np
-from src.beton_writer import write_beton
+from src.data.beton_writer import write_beton
 class Source:
     def __len__(self): return 10**6
     def __getitem__(self, i):

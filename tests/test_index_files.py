@@ -78,7 +78,7 @@ def test_the_other_spelling_and_none_are_read(tmp_path):
         ({"train_indices": [1, 2]}, "train_indices is not a one-dimensional tensor of integers"),
         ({"val_indices": torch.zeros(3)}, "val_indices is not"),
         ({"val_indices": torch.zeros(2, 2, dtype=torch.int64)}, "val_indices is not"),
-        ({"train_indices": np.arange(3)}, "convert_published"),
+        ({"train_indices": np.arange(3)}, "failure-directions convert"),
     ],
 )
 def test_files_of_another_kind_are_refused(tmp_path, content, words):
