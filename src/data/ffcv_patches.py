@@ -28,13 +28,16 @@ from unittest import mock
 import numpy as np
 import torch
 
-from ..runtime.compiling import numba
+from ..runtime import compiling  # noqa: F401 (before numba)
 from ..runtime.distributed import world_size
 
+_version = version("ffcv")  # where ffcv is not installed, the error is about it and not about numba
 _torch_threads = torch.get_num_threads()
 
-# After torch's threads are read. ffcv writes two entries into its dict and reads them, never in compiled code.
-with mock.patch("numba.typed.Dict", dict if version("ffcv") == "1.0.2" else numba.typed.Dict):
+import numba  # noqa: E402
+
+# ffcv writes two entries into the dict and reads them, never in compiled code.
+with mock.patch("numba.typed.Dict", dict if _version == "1.0.2" else numba.typed.Dict):
     from ffcv.fields.decoders import RandomResizedCropRGBImageDecoder
 from ffcv.loader import Loader  # noqa: E402
 from ffcv.loader.epoch_iterator import EpochIterator  # noqa: E402

@@ -1,14 +1,16 @@
-"""numba as the project uses it: the threads that it takes, and where it keeps what it has compiled."""
+"""numba as the project uses it: the threads that it takes, and where it keeps what it has compiled.
+
+A module that uses numba imports this one first.
+"""
 
 import os
+import sys
 
-# Of the layers that there are, numba takes the first. TBB is the last: with it a process that writes betons hung at its
-# end. OpenMP is everywhere where torch is.
+# Of the threading layers that there are, numba takes the first. TBB is the last: with it, the process that writes
+# betons hung at its end. OpenMP is there wherever torch is.
 os.environ.setdefault("NUMBA_THREADING_LAYER_PRIORITY", "omp workqueue tbb")
-
-import numba
-
-numba.config.reload_config()  # it may have been imported before
+if "numba" in sys.modules:  # which read the environment as it was imported
+    sys.modules["numba"].config.reload_config()
 
 
 def compiled(**options):
@@ -16,6 +18,7 @@ def compiled(**options):
 
     numba keeps it beside the source or in the user's cache, and raises an error where it can write neither.
     """
+    import numba
 
     def decorate(function):
         try:
