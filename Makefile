@@ -3,11 +3,12 @@
 STAMP := .venv/.installed
 PYTEST_ARGS ?=
 
-.PHONY: help setup demo test clean
+.PHONY: help setup demo test check clean
 
 help:
 	@echo "make demo    run the whole loop on the embedded data set"
 	@echo "make test    lint, check the format, run the tests (PYTEST_ARGS='-k svm' to choose)"
+	@echo "make check   what takes longer than a test: notebooks, an empty environment, kills, bad inputs"
 	@echo "make setup   install what is missing: system packages, .venv, requirements.txt, this project (PYTHON=python3.12 to choose)"
 	@echo "make clean   remove the demo's output, builds and caches; .venv, runs/ and data/ stay"
 
@@ -26,7 +27,14 @@ test: $(STAMP)
 	bash scripts/install.sh browser
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
-	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -n 2 --dist loadfile $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -n 2 --dist loadfile -m "not check" $(PYTEST_ARGS)
+
+# What is marked as too long for a test, and the trials.
+check: $(STAMP)
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -n 2 --dist loadfile -m check $(PYTEST_ARGS)
+	rm -rf build/trials && mkdir -p build/trials
+	OMP_NUM_THREADS=1 .venv/bin/python -m tests.trials.kill_trials --kills 21 --out build/trials/kills
+	OMP_NUM_THREADS=1 .venv/bin/python -m tests.trials.bad_inputs --trials files --out build/trials/inputs
 
 clean:
 	rm -rf demo build dist *.egg-info .pytest_cache .ruff_cache

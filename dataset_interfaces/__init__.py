@@ -7,25 +7,29 @@
 For the shell: `python -m dataset_interfaces learn|generate|score|benchmark`.
 """
 
+import importlib
+
 try:
     import failure_directions  # noqa: F401
 except ModuleNotFoundError:  # a checkout that is not installed: `src` answers to the package's name, too
     import src  # noqa: F401
 
-from failure_directions.interfaces.encoders import create_imagenet_star_encoder, create_token_dictionary
-from failure_directions.interfaces.generation import generate
-from failure_directions.interfaces.shifts import Shift, load_shifts
-from failure_directions.interfaces.textual_inversion import run_textual_inversion
-from failure_directions.interfaces.tokens import class_token
-from failure_directions.runtime.errors import UserError
+_EXPORTS = {
+    "Shift": "interfaces.shifts",
+    "UserError": "runtime.errors",
+    "class_token": "interfaces.tokens",
+    "create_imagenet_star_encoder": "interfaces.encoders",
+    "create_token_dictionary": "interfaces.encoders",
+    "generate": "interfaces.generation",
+    "load_shifts": "interfaces.shifts",
+    "run_textual_inversion": "interfaces.textual_inversion",
+}
 
-__all__ = [
-    "Shift",
-    "UserError",
-    "class_token",
-    "create_imagenet_star_encoder",
-    "create_token_dictionary",
-    "generate",
-    "load_shifts",
-    "run_textual_inversion",
-]
+__all__ = sorted(_EXPORTS)
+
+
+def __getattr__(name):
+    # Late: the command's --help needs none of them.
+    if name not in _EXPORTS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"failure_directions.{_EXPORTS[name]}"), name)

@@ -1,11 +1,15 @@
 """Environments that see every package of the one that runs the tests but this project, installed or not."""
 
+import importlib.metadata
 import os
+import re
 import shutil
 import subprocess
 import sys
 import sysconfig
 from pathlib import Path
+
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ("src", "dataset_interfaces", "dataset_configs", "svm_configs", "index_files", "scripts")
@@ -49,3 +53,22 @@ def copy_checkout(folder):
         elif path.name in FOLDERS:
             shutil.copytree(path, folder / path.name, ignore=shutil.ignore_patterns("__pycache__"))
     return folder
+
+
+def top_level_modules(requirements):
+    """Names of the modules that packages bring, and the packages that these require, and so on."""
+    found, waiting = set(), [Requirement(text) for text in requirements]
+    while waiting:
+        requirement = waiting.pop()
+        name = normal(requirement.name)
+        if name in found or (requirement.marker and not requirement.marker.evaluate({"extra": ""})):
+            continue
+        found.add(name)
+        waiting += [Requirement(text) for text in importlib.metadata.requires(name) or ()]
+    modules = importlib.metadata.packages_distributions().items()
+    return {module for module, packages in modules if found & set(map(normal, packages))}
+
+
+def normal(name):
+    """A package's name as it is compared."""
+    return re.sub(r"[-_.]+", "-", name).lower()

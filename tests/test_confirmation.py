@@ -4,12 +4,11 @@ from itertools import combinations, pairwise
 
 import numpy as np
 import pytest
+from failure_directions.directions import confirmation as c
+from failure_directions.directions.slices import FoundSlice
+from failure_directions.runtime.errors import UserError
 from scipy import stats
 from test_slices import planted_class
-
-from src.directions import confirmation as c
-from src.directions.slices import FoundSlice
-from src.errors import UserError
 
 NAN = float("nan")
 

@@ -24,7 +24,7 @@ from failure_directions.embeddings.clip import SCENES_CLIP
 from failure_directions.interfaces import diffusion_models, encoders, generation, inference_utils, textual_inversion
 from failure_directions.interfaces.benchmark import timm_classifier
 from failure_directions.interfaces.photos import image_files, read_photo
-from failure_directions.interfaces.tokens import save_token
+from failure_directions.interfaces.tokens import load_class_tokens, save_token
 from failure_directions.runtime import errors, hub
 from failure_directions.runtime.errors import entry_point, memory_advice
 from failure_directions.runtime.files import check_space, new_folder
@@ -353,7 +353,7 @@ def test_a_folder_with_other_files_is_never_replaced_by_an_encoder_root(tmp_path
         create_token_dictionary(embed, ["<a-0>"], ["apple"], tmp_path / "photos" / "mine.png", MODEL)
     shutil.copytree(encoder_root, root)
     create_token_dictionary(embed, ["<a-0>"], ["apple"], root, MODEL)
-    assert encoders.load_class_tokens(root).tokens == ["<a-0>"]
+    assert load_class_tokens(root).tokens == ["<a-0>"]
     (root / "made").mkdir()
     with pytest.raises(UserError, match="not an encoder root's; name a new folder"):
         create_token_dictionary(embed, ["<a-0>"], ["apple"], root, MODEL)
@@ -412,7 +412,7 @@ def test_imagenet_star_needs_all_thousand_tokens_and_a_model_of_their_width(tmp_
         create_imagenet_star_encoder(tokens, tmp_path / "root", MODEL)
     safetensors.torch.save_file({"emb": torch.full((1, 64), 999.0)}, tokens / "<old-thing-999>.safetensors")
     create_imagenet_star_encoder(tokens, tmp_path / "root", MODEL)
-    classes = encoders.load_class_tokens(tmp_path / "root")
+    classes = load_class_tokens(tmp_path / "root")
     assert (classes.tokens[15], classes.class_names[999]) == ("<thing-15>", "old thing")
     _, text_encoder = encoders.load_encoder(tmp_path / "root")
     assert text_encoder.get_input_embeddings().weight[-985:-984].unique().item() == 15

@@ -104,6 +104,7 @@ def refusal(capsys, main, *arguments):
 # ---- killed
 
 
+@pytest.mark.check
 def test_what_is_killed_and_called_again_ends_as_if_nothing_had_happened(tmp_path):
     command = [sys.executable, "-m", "tests.trials.kill_trials", "--stages", "training", "--kills", "3"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}

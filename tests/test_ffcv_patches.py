@@ -79,6 +79,8 @@ torch.set_num_threads(3)
 import ffcv
 found = {"threads after import": torch.get_num_threads()}
 torch.set_num_threads(3)
+from ffcv.fields.rgb_image import IMAGE_MODES
+found["modes"] = [type(IMAGE_MODES).__module__, dict(IMAGE_MODES)]
 from ffcv.memory_managers.os_cache import OSCacheManager
 from ffcv.pipeline.compiler import Compiler
 Compiler.set_num_threads(1)
@@ -99,6 +101,17 @@ print(json.dumps(found))
 def test_without_them_it_loses_its_threads(habits):
     after = [habits["threads after import"], habits["threads after set_num_threads"]]
     assert after == [1, 1], "ffcv leaves torch's threads alone: `_set_decoding_threads` may go"
+
+
+def test_without_them_numba_compiles_a_dict(habits):
+    module, content = habits["modes"]
+    assert module.startswith("numba"), "ffcv's dict is a plain one: `mock.patch` may go"
+    program = """
+import failure_directions.data.betons
+from ffcv.fields.rgb_image import IMAGE_MODES
+print(type(IMAGE_MODES).__name__, *IMAGE_MODES, *IMAGE_MODES.values())
+"""
+    assert printed(program) == ["dict", *content, *map(str, content.values())]
 
 
 def test_without_them_equal_code_is_compiled_again(habits):

@@ -17,7 +17,7 @@ from failure_directions.commands import generate as generate_images
 from failure_directions.commands import train as ffcv_main
 from failure_directions.config_parsing import load_dataset_config
 from failure_directions.data.scene_drawing import BACKGROUNDS, COLOURS, SHAPES, draw
-from failure_directions.interfaces import diffusion_models, textual_inversion
+from failure_directions.interfaces import diffusion_models, generation, textual_inversion
 from failure_directions.interventions import synthetic
 from failure_directions.models.checkpoints import load_checkpoint
 from failure_directions.runtime.pt_files import load_pt, save_pt
@@ -150,7 +150,7 @@ def test_images_are_those_of_the_plain_pipeline(generate, tmp_path, model):
 def test_an_interrupted_call_goes_on_and_ends_up_the_same_byte_for_byte(generate, tmp_path, monkeypatch, words):
     """Interrupted within a batch, twice: each call makes a batch that was cut off again as a whole."""
     if words:
-        monkeypatch.setattr(generate_images, "sample", painter())
+        monkeypatch.setattr(generation, "sample", painter())
     generate(tmp_path / "whole", *words)
     whole = contents(tmp_path / "whole")
     real = synthetic.save_image
@@ -301,7 +301,7 @@ def painter(wrong=lambda seed: False):
 
 
 def test_the_filter_keeps_right_images_and_replaces_wrong_ones(generate, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(generate_images, "sample", painter(wrong=lambda seed: seed % 3 == 0))
+    monkeypatch.setattr(generation, "sample", painter(wrong=lambda seed: seed % 3 == 0))
     generate(tmp_path / "out", "--filter", "--per-class", 8, "--attempts", 4, "--quantile", 0.15)
     rows = read_csv(tmp_path / "out" / "manifest.csv")
     assert all(int(row["seed"]) % 3 for row in rows)
@@ -317,12 +317,12 @@ def test_the_filter_keeps_right_images_and_replaces_wrong_ones(generate, tmp_pat
 
 
 def test_what_the_filter_lets_through_is_bounded_and_counted(generate, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(generate_images, "sample", painter(wrong=lambda seed: seed > 0))
+    monkeypatch.setattr(generation, "sample", painter(wrong=lambda seed: seed > 0))
     generate(tmp_path / "out", "--filter", "--attempts", 2, captions="neutral")
     rows = read_csv(tmp_path / "out" / "manifest.csv")
     assert {row["seed"] for row in rows} == {"0"}
     assert "fewer than 3 passed among 6 that were made: " in capsys.readouterr().out
-    monkeypatch.setattr(generate_images, "sample", painter(wrong=lambda seed: True))
+    monkeypatch.setattr(generation, "sample", painter(wrong=lambda seed: True))
     error = fails(generate, capsys, tmp_path / "none", "--filter", "--attempts", 2, captions="neutral")
     assert "the filter kept none of the images" in error
 

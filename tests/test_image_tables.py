@@ -320,11 +320,11 @@ def test_parquet_and_datasets_say_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
     monkeypatch.setitem(__import__("sys").modules, "datasets", None)
     (tmp_path / "t.parquet").write_bytes(b"PAR1")
-    with pytest.raises(UserError, match="pip install pyarrow"):
+    with pytest.raises(UserError, match=r"pyarrow: pip install .failure-directions\[hf\]"):
         read_table(tmp_path / "t.parquet")
     (tmp_path / "saved").mkdir()
     (tmp_path / "saved" / "state.json").write_text("{}")
-    with pytest.raises(UserError, match="pip install datasets"):
+    with pytest.raises(UserError, match=r"pip install .failure-directions\[hf\]"):
         read_table(tmp_path / "saved")
 
 

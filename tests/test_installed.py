@@ -2,11 +2,14 @@
 
 import re
 import subprocess
+import sys
+import tomllib
 import zipfile
 from pathlib import Path
 
 import pytest
-from environments import PIP, ROOT, copy_checkout, install, make_environment, run
+from environments import PIP, ROOT, copy_checkout, install, make_environment, run, top_level_modules
+from PIL import Image
 
 PACKAGES = {
     "failure_directions": ROOT / "src",
@@ -59,6 +62,55 @@ assert "a photo of a cat" in get_caption_set("CIFARSIMPLE").for_class("cat").cap
 assert load_model(model_path("scenes")).resolution == 32
 """
 
+# What the core is for: from arrays to directions to a report, in Python and in a shell. Runs in a new folder.
+CORE_EXAMPLE = """
+import csv
+import numpy as np
+import failure_directions as fd
+from failure_directions.commands.main import main
+
+rng = np.random.default_rng(0)
+n = 1200
+labels = rng.integers(0, 3, n)
+embeddings = (rng.normal(size=(n, 16)) + 3 * np.eye(3, 16)[labels]).astype(np.float32)
+hard = (labels == 0) & (embeddings[:, 5] > 0.7)
+wrong = (hard & (rng.random(n) < 0.8)) | (rng.random(n) < 0.05)
+preds = np.where(wrong, (labels + 1) % 3, labels)
+images = rng.integers(0, 255, (n, 8, 8, 3), dtype=np.uint8)
+
+found = fd.find_failures(labels, preds, embeddings, images=images, class_names=["a", "b", "c"])
+first = found.slices[0]
+assert (first.class_name, first.verdict) == ("a", "confirmed") and hard[first.members].mean() > 0.5
+assert abs(first.direction[5]) == abs(first.direction).max()
+found.report("report.html")
+found.save("found.pt")
+again = fd.load("found.pt")
+assert [one.id for one in again.slices] == [one.id for one in found.slices]
+again.report("again.html")
+flagged = found.score(embeddings, labels)
+
+np.save("e.npy", embeddings)
+with open("table.csv", "w", newline="") as stream:
+    rows = zip([f"{i}.png" for i in range(n)], labels, preds)
+    csv.writer(stream).writerows([("path", "label", "pred"), *rows])
+main(["find", "--predictions", "table.csv", "--embeddings", "e.npy", "--out", "again.pt"])
+main(["report", "--svm", "again.pt", "--figures", "figures", "--report", "shell.html"])
+"""
+# Before it: packages that the core does not bring are not there.
+ONLY_THE_CORE = """
+import sys
+
+class OnlyTheCore:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        known = name.partition(".")[0] in {allowed} | sys.stdlib_module_names or name.startswith("_sysconfigdata")
+        if not known:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+
+sys.meta_path.insert(0, OnlyTheCore)
+"""
+PROJECT = {"failure_directions", "dataset_interfaces"}
+
 
 def sources(folder):
     """Files below a folder, by path."""
@@ -98,6 +150,55 @@ def test_the_wheel_holds_every_file_of_the_packages_once_and_no_other(wheel):
 def test_the_library_works_from_another_directory(python, tmp_path):
     done = run(python, "python", "-c", LIBRARY_EXAMPLE, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture(scope="module")
+def only_the_core():
+    """Python code after which nothing but the standard library, the project and its core's packages is found."""
+    core = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    modules = top_level_modules(core)
+    assert {"torch", "sklearn", "PIL", "yaml"} <= modules
+    assert not modules & {"ffcv", "numba", "timm", "torchvision", "open_clip", "transformers", "diffusers"}
+    return ONLY_THE_CORE.format(allowed=modules | PROJECT)
+
+
+def test_the_core_goes_from_arrays_to_directions_to_a_report(python, only_the_core, tmp_path):
+    done = run(python, "python", "-c", only_the_core + CORE_EXAMPLE, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "<html" in (tmp_path / "shell.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "package", "extra"),
+    [
+        (["find", "--images", "images", "--model", "timm:resnet18", "--out", "o.pt"], "timm", "models"),
+        (["sparse", "--dataset", "imagenet", "--dataset-path", ".", "--out-path", "o"], "", "models"),
+        (["interfaces", "score", "--images", "images/a", "--object", "a dog"], "", "clip"),
+    ],
+)
+def test_a_command_that_lacks_a_package_names_its_extra(python, only_the_core, tmp_path, words, package, extra):
+    for name in ("a", "b"):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for i in range(4):
+            Image.new("RGB", (32, 32), (i, 0, ord(name))).save(tmp_path / "images" / name / f"{i}.png")
+    code = f"{only_the_core}\nfrom failure_directions.commands.main import main\nmain({words!r})"
+    done = run(python, "python", "-c", code, cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    said = f'this needs {package}[a-z_]*, which is not installed: pip install "failure-directions\\[{extra}\\]"'
+    assert re.fullmatch(f"error: {said}", done.stderr.splitlines()[-1])
+
+
+@pytest.mark.check
+def test_an_empty_environment_with_the_core_alone_does_the_same(wheel, tmp_path):
+    subprocess.run([sys.executable, "-m", "venv", tmp_path / "empty"], check=True)
+    python = tmp_path / "empty" / "bin" / "python"
+    subprocess.run([python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", wheel], check=True)
+    done = run(python, "python", "-c", CORE_EXAMPLE, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (tmp_path / "x.beton").touch()
+    done = run(python, "failure-directions", "index", "--beton", "x.beton", "--out", "x.pt", cwd=tmp_path)
+    said = 'error: this needs ffcv, which is not installed: pip install "failure-directions[train]"\n'
+    assert (done.returncode, done.stderr) == (2, said)
 
 
 def test_configs_index_files_captions_and_the_scenes_models_are_found_by_name(python, tmp_path):

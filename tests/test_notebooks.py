@@ -23,6 +23,7 @@ def execute(name, **parameters):
     return "".join(output.get("text", "") for output in outputs)
 
 
+@pytest.mark.check
 def test_the_set_up_notebooks_make_betons_and_index_files(tmp_path):
     execute("setup_nbs/make_betons.ipynb", OUT=str(tmp_path), SCENES_PER_CLASS=20)
     out = str(tmp_path / "split.pt")
@@ -30,6 +31,7 @@ def test_the_set_up_notebooks_make_betons_and_index_files(tmp_path):
     assert "val_indices: 32, per class [4, 4, 4, 4, 4, 4, 4, 4]" in printed
 
 
+@pytest.mark.check
 def test_the_interventions_notebook_goes_round_the_loop(tmp_path):
     images = {"train": 60, "val": 40, "test": 40, "unlabeled": 40}
     overrides = ["training.epochs=4", "training.lr_scheduler.lr_peak_epoch=1", "batch_size=64"]
@@ -41,6 +43,7 @@ def test_the_interventions_notebook_goes_round_the_loop(tmp_path):
     assert "Before and after" in (tmp_path / "report.html").read_text()
 
 
+@pytest.mark.check
 def test_the_scenes_notebook_walks_through_a_result(scenes_folder, trained_run, tmp_path):
     from failure_directions.commands import distil as train_svms
 

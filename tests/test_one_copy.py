@@ -11,13 +11,13 @@ ONE_COPY = """
 import src.svm_utils, failure_directions.svm_utils
 import src.runtime.errors, failure_directions.runtime.errors
 import dataset_interfaces, dataset_interfaces.inference_utils
-import src.interfaces.errors, src.interfaces.inference_utils
+import src.interfaces.inference_utils
 
 assert src is failure_directions
 assert src.svm_utils is failure_directions.svm_utils
 assert src.SVMFitter is failure_directions.svm_utils.SVMFitter
 assert src.runtime.errors is failure_directions.runtime.errors
-assert dataset_interfaces.UserError is src.interfaces.errors.UserError is failure_directions.interfaces.errors.UserError
+assert dataset_interfaces.UserError is src.runtime.errors.UserError
 assert dataset_interfaces.inference_utils.clip_similarity is src.interfaces.inference_utils.clip_similarity
 
 from src.config_parsing import load_dataset_config
@@ -25,8 +25,8 @@ from failure_directions.config_parsing import load_svm_config
 for load, expected in (
     (load_dataset_config, failure_directions.runtime.errors.UserError),
     (load_svm_config, src.runtime.errors.UserError),
-    (dataset_interfaces.load_shifts, src.interfaces.errors.UserError),
-    (dataset_interfaces.load_shifts, failure_directions.interfaces.errors.UserError),
+    (dataset_interfaces.load_shifts, src.runtime.errors.UserError),
+    (dataset_interfaces.load_shifts, failure_directions.runtime.errors.UserError),
 ):
     try:
         load("there/is/none.yaml")

@@ -22,7 +22,8 @@ FLOORS = (
     {"captions", "sparse", "interfaces"},
     {"interventions"},
     {"report"},
-    {"commands", "api"},
+    {"api"},
+    {"commands"},
 )
 # Modules that keep the names by which the papers' users know them, and the rooms they belong to.
 PUBLISHED = {"config_parsing": "data", "loaders": "data", "svm_utils": "directions"}

@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 HOLDER = """
 import sys, time
 from pathlib import Path
-from src.run_folders import LAST, run_folder
+from src.training.run_folders import LAST, run_folder
 with run_folder(sys.argv[1], "x") as folder:
     (folder / LAST).parent.mkdir()
     (folder / LAST).touch()

@@ -187,7 +187,7 @@ def test_an_unknown_backend_is_named_before_any_work(backend, tmp_path, capsys):
 @pytest.mark.parametrize("name", ["dask", "ray"])
 def test_a_missing_package_is_named(name, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda package: None)
-    with pytest.raises(UserError, match=f"--jobs-backend {name} needs a package .* pip install '(distributed|ray)"):
+    with pytest.raises(UserError, match=rf"{name}, which is not installed: .*\[cluster\]"):
         JobsBackend.parse(name)
 
 

@@ -2,11 +2,10 @@
 
 import numpy as np
 import pytest
+from failure_directions.directions import slices
+from failure_directions.svm_path import Preprocess, fit_svm
 from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
-
-from src.directions import slices
-from src.svm_path import Preprocess, fit_svm
 
 
 def planted_class(n=1500, d=64, shares=(0.1, 0.1), rates=(0.7, 0.6), base=0.05, groups=8, spread=0.9, seed=0):

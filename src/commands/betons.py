@@ -11,27 +11,19 @@ OUT/NAME.yaml, a dataset config to start from; for scenes OUT/NAME_SPLIT.csv, th
 """
 
 import argparse
+import importlib
 from pathlib import Path
 
-from ..data.beton_sets import leave_out_broken, write_scenes, write_splits, write_starter_config
-from ..data.beton_writer import ImageOptions
-from ..data.image_sources import cifar_sources, folder_sources, group_classes, manifest_sources
-from ..data.official.celeba import celeba_age_sources, celeba_gender_sources
-from ..data.official.chestxray import chestxray_sources
-from ..data.official.colored_mnist import colored_mnist_sources
-from ..data.official.imagenet import imagenet_sources, imagenetc_sources
-from ..data.official.supercifar100 import supercifar100_sources
-from ..data.official.waterbirds import waterbirds_sources
 from ..data.scenes import KINDS, VALIDATIONS, Plant, SceneSetting, planted_setting
 from ..runtime.errors import UserError, entry_point
 
-# Data sets that need nothing but their folder.
+# Data sets that need nothing but their folder: NAME_sources of a module of data/official, and what NAME is.
 OFFICIAL = {
-    "celeba_age": (celeba_age_sources, "CelebA: old or young; spurious: gender"),
-    "celeba_gender": (celeba_gender_sources, "CelebA: female or male; spurious: colour of the hair"),
-    "chestxray": (chestxray_sources, "ChestX-ray14: 14 conditions; spurious: view"),
-    "imagenet": (imagenet_sources, "ImageNet: train/WNID/ and val/WNID/, which becomes test"),
-    "waterbirds": (waterbirds_sources, "Waterbirds: metadata.csv; spurious: place"),
+    "celeba_age": ("celeba", "CelebA: old or young; spurious: gender"),
+    "celeba_gender": ("celeba", "CelebA: female or male; spurious: colour of the hair"),
+    "chestxray": ("chestxray", "ChestX-ray14: 14 conditions; spurious: view"),
+    "imagenet": ("imagenet", "ImageNet: train/WNID/ and val/WNID/, which becomes test"),
+    "waterbirds": ("waterbirds", "Waterbirds: metadata.csv; spurious: place"),
 }
 
 
@@ -122,11 +114,20 @@ def main(argv=None):
         raise UserError(f"--name {name!r} is not a plain name; give --out for another folder")
     if args.workers == 0 or args.workers < -1:
         raise UserError(f"--workers {args.workers} is not a number of processes; give 1 or more, or -1")
-    options = image_options(args)
+    check_image_options(args)
     if args.source == "scenes":
-        written = write_scenes(scene_setting(args), args.out, name, options, args.workers)
+        setting = scene_setting(args)
     else:
         sources = image_sources(args)
+    from ..data.beton_sets import leave_out_broken, write_scenes, write_splits, write_starter_config
+    from ..data.beton_writer import ImageOptions
+
+    options = ImageOptions(
+        args.image_format, args.jpeg_quality, args.compress_probability, args.smart_threshold, args.max_resolution
+    )
+    if args.source == "scenes":
+        written = write_scenes(setting, args.out, name, options, args.workers)
+    else:
         if args.skip_broken:
             sources = leave_out_broken(sources, args.out, name, args.workers)
         written = write_splits(sources, args.out, name, options, args.workers)
@@ -141,32 +142,38 @@ def main(argv=None):
         print(remark)
 
 
-def image_options(args):
+def check_image_options(args):
     if not 1 <= args.jpeg_quality <= 100:
         raise UserError(f"--jpeg-quality {args.jpeg_quality} is not between 1 and 100")
     if not 0 <= args.compress_probability <= 1:
         raise UserError(f"--compress-probability {args.compress_probability} is not between 0 and 1")
     if args.max_resolution is not None and args.max_resolution < 1:
         raise UserError(f"--max-resolution {args.max_resolution} is not a number of pixels")
-    return ImageOptions(
-        args.image_format, args.jpeg_quality, args.compress_probability, args.smart_threshold, args.max_resolution
-    )
 
 
 def image_sources(args):
     """Split -> source, as the arguments say."""
     if args.source in OFFICIAL:
-        of_folder, _ = OFFICIAL[args.source]
-        return of_folder(args.data)
+        module, _ = OFFICIAL[args.source]
+        module = importlib.import_module(f"..data.official.{module}", __package__)
+        return getattr(module, f"{args.source}_sources")(args.data)
     if args.source == "supercifar100":
+        from ..data.official.supercifar100 import supercifar100_sources
+
         return supercifar100_sources(args.data, args.download)
     if args.source == "imagenetc":
+        from ..data.official.imagenet import imagenetc_sources
+
         corruptions = args.corruptions.split(",") if args.corruptions else None
         return imagenetc_sources(args.data, args.distorted, corruptions, args.severity)
     if args.source == "colored_mnist":
+        from ..data.official.colored_mnist import colored_mnist_sources
+
         return colored_mnist_sources(
             args.data, args.train_corr, args.label_noise, args.val_corr, args.seed, args.unlabeled, args.download
         )
+    from ..data.image_sources import cifar_sources, folder_sources, group_classes, manifest_sources
+
     if args.source == "folder":
         sources = folder_sources(args.data)
     elif args.source == "manifest":

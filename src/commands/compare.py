@@ -12,13 +12,11 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from ..directions.galleries import SVMProcessor
-from ..interventions.comparison import compare, load_run, main_table, measure, save_rows
-from ..interventions.comparison_figure import comparison_figure
 from ..runtime.errors import UserError, entry_point
-from ..runtime.figures import save_figure
-from ..runtime.files import atomic_path, check_writable, written_together
+from ..runtime.figure_files import save_figure
+from ..runtime.files import atomic_path, check_writable, existing_file, written_together
 from ..runtime.tables import format_table
+from ..training.run_folders import finished_versions
 
 
 def parse_arguments(argv=None):
@@ -37,7 +35,14 @@ def main(argv=None):
     out = Path(args.out)
     for ending in ("csv", "md", "png"):
         check_writable(beside(out, ending))
-    runs = named_runs(args.runs)
+    if "{seed}" not in args.svm:
+        existing_file(args.svm, "SVM result")
+    check_runs(args.runs)
+    from ..directions.galleries import SVMProcessor
+    from ..interventions.comparison import compare, load_run, measure, save_rows
+    from ..interventions.comparison_figure import comparison_figure
+
+    runs = {Path(path).resolve().name: load_run(path) for path in args.runs}
     if args.base not in (None, *runs):
         raise UserError(f"--base {args.base} is none of the runs {', '.join(runs)}")
     if args.base:
@@ -66,13 +71,14 @@ def beside(out, ending):
     return out.with_name(f"{out.name}.{ending}")
 
 
-def named_runs(paths):
-    """dict name of the folder -> dict seed -> predictions."""
+def check_runs(paths):
+    """Raise `UserError` where a run has no predictions, or two folders have one name."""
+    for path in paths:
+        finished_versions(path)
     names = [Path(path).resolve().name for path in paths]
     for name in names:
         if names.count(name) > 1:
             raise UserError(f"two runs are called {name}; rename a folder, so that the table can tell them apart")
-    return {name: load_run(path) for name, path in zip(names, paths, strict=True)}
 
 
 def common_seeds(runs, wanted):
@@ -91,6 +97,8 @@ def common_seeds(runs, wanted):
 
 def text_table(rows, bold="", minus="-"):
     """Header and lines of the main measures: accuracy and, beside the base's, the difference with its interval."""
+    from ..interventions.comparison import main_table
+
     names, measures = main_table(rows)
     lines = []
     for what, of_runs in measures:

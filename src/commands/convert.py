@@ -7,13 +7,11 @@ Only arrays and numbers of numpy are let through; a file that names anything els
 
 import argparse
 import pickle
-from pathlib import Path
 
 import numpy as np
-import torch
 
 from ..runtime.errors import UserError, entry_point
-from ..runtime.pt_files import save_pt
+from ..runtime.files import check_writable, existing_file
 
 # Everything that a pickled numpy array or number consists of, under its old and new names.
 _NUMPY_TYPES = [
@@ -33,8 +31,12 @@ def main(argv=None):
     parser.add_argument("old")
     parser.add_argument("new")
     args = parser.parse_args(argv)
-    if not Path(args.old).is_file():
-        raise UserError(f"{args.old} does not exist; check the path")
+    existing_file(args.old, "file")
+    check_writable(args.new)
+    import torch
+
+    from ..runtime.pt_files import save_pt
+
     try:
         with torch.serialization.safe_globals(_NUMPY_TYPES):
             content = torch.load(args.old, map_location="cpu", weights_only=True)
@@ -59,6 +61,8 @@ def to_tensors(content):
     if isinstance(content, np.generic):
         return content.item()
     if isinstance(content, np.ndarray):
+        import torch
+
         integers = np.issubdtype(content.dtype, np.integer)
         return torch.from_numpy(content.astype(np.int64) if integers else content.copy())
     return content

@@ -10,7 +10,6 @@ import time
 from pathlib import Path
 
 from ..data.scenes import Plant
-from ..directions.results import CaptionRow, MinorityPrecision, read_result, read_table
 from ..runtime.errors import entry_point
 from ..runtime.tables import format_table
 from ..training.run_folders import LAST, latest_version
@@ -58,6 +57,8 @@ def main(argv=None):
 
 def planted_and_found(out):
     """One row a plant: how the minority fares, and how much of what each embedding's direction flags belongs to it."""
+    from ..directions.results import read_result
+
     results = {embedding: read_result(out / f"scenes_{embedding}.pt") for embedding in SVM_CONFIGS}
     rows = []
     for plant in map(Plant.parse, PLANTS):
@@ -79,12 +80,16 @@ def planted_and_found(out):
 
 def precision_at_10(result, name):
     """A class's `MinorityPrecision` among its 10 first test images; None where it has no direction."""
+    from ..directions.results import MinorityPrecision, read_table
+
     rows = read_table(result, MinorityPrecision)
     return next((row for row in rows if (row.split, row.class_name, row.k) == ("test", name, 10)), None)
 
 
 def hardest_captions(out):
     """The three hardest captions of each planted class."""
+    from ..directions.results import CaptionRow, read_table
+
     rows = read_table(out / "scenes_clip.pt", CaptionRow)
     table = [
         [plant.shape, f"{plant.kind}, {plant.attribute} {plant.value}", row.caption, row.z]

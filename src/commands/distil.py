@@ -13,31 +13,25 @@ torchrun --nproc-per-node=4 train_svms.py ... shares out the pass of the model a
 import argparse
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
-from ..captions.naming import with_captions
 from ..captions.vocabulary import get_caption_set
 from ..config_parsing import DatasetConfig, SVMConfig, load_dataset_config, load_svm_config, split_overrides
-from ..data.splits import open_splits
-from ..directions.analysis import analyse, class_table, slices_in_words, with_minority, with_slices
+from ..data.run_files import check_run_files
 from ..directions.confirm_uses import count_use
-from ..directions.job_backends import JobsBackend
 from ..directions.minority import check_spurious
-from ..directions.results import AttributeRate, CaptionRow, MinorityPrecision, OutputFiles, table_rows, write_analysis
-from ..embeddings.cache import EmbeddingCache, cache_folder
-from ..embeddings.spaces import make_embedding
-from ..loaders import make_loader
-from ..models.checkpoints import load_checkpoint
 from ..runtime.devices import resolve_device
 from ..runtime.distributed import is_main, own_device, process_group
 from ..runtime.environment import environment
 from ..runtime.errors import UserError, entry_point
-from ..runtime.files import check_writable
+from ..runtime.files import check_writable, existing_file
 from ..runtime.tables import format_table
-from ..training.metrics import best_f1_threshold
+
+if TYPE_CHECKING:
+    from ..directions.job_backends import JobsBackend
+    from ..directions.results import OutputFiles
 
 
 def parse_arguments(argv=None):
@@ -85,6 +79,8 @@ def main(argv=None):
     inputs = load(args)
     if not is_main():
         return  # rank 0 fits the SVMs, in processes of its own on every core
+    from ..directions.results import write_analysis
+
     found = distil(inputs, args)
     write_analysis(inputs.files, found)
     show(found, inputs)
@@ -101,7 +97,7 @@ class Inputs:
         latents: dict split -> (N, d) memory map.
     """
 
-    files: OutputFiles
+    files: "OutputFiles"
     config: DatasetConfig
     svm_config: SVMConfig
     class_names: list
@@ -111,7 +107,7 @@ class Inputs:
     extra: Any
     embedding: Any
     caption_set: Any
-    jobs_backend: JobsBackend
+    jobs_backend: "JobsBackend"
     cache: Path
     predictions: dict
     latents: dict
@@ -119,14 +115,29 @@ class Inputs:
 
 def load(args):
     """Check everything that can be known before work, then run model and embedding over the images: `Inputs`."""
-    device = own_device(resolve_device(args.device))
-    jobs_backend = JobsBackend.parse(args.jobs_backend)
     overrides, svm_overrides = split_overrides(args.override)
     if args.mlp_size is not None:
         svm_overrides.append(f"svm_args.hidden_layer_size={args.mlp_size}")
     svm_config = load_svm_config(args.svm_config, svm_overrides)
     config = load_dataset_config(args.config, overrides)
     condition = chosen_condition(args, config)
+    class_names, threshold = config.names, None
+    if condition is not None:
+        class_names = [f"no {config.names[condition]}", config.names[condition]]
+    caption_set = load_captions(args, svm_config, class_names) if args.captions is not None else None
+    check_run_files(config, args.root, args.indices_file, args.unlabeled)
+    existing_file(args.model_path, "checkpoint")
+
+    from ..data.splits import open_splits
+    from ..directions.job_backends import JobsBackend
+    from ..directions.results import OutputFiles
+    from ..embeddings.cache import cache_folder
+    from ..embeddings.spaces import make_embedding
+    from ..models.checkpoints import load_checkpoint
+    from ..training.metrics import best_f1_threshold
+
+    device = own_device(resolve_device(args.device))
+    jobs_backend = JobsBackend.parse(args.jobs_backend)
     files = OutputFiles.named(args.out_file)
     for path in (files.result, files.model):
         check_writable(path)
@@ -134,10 +145,6 @@ def load(args):
     extra = splits.pop("extra", None)  # trained on as well, but no split of the result
     if args.spurious:
         check_spurious(splits)
-    class_names, threshold = config.names, None
-    if condition is not None:
-        class_names = [f"no {config.names[condition]}", config.names[condition]]
-    caption_set = load_captions(args, svm_config, class_names) if args.captions is not None else None
     checkpoint = load_checkpoint(args.model_path, config)
     embedding = make_embedding(svm_config, config, device)
     cache = args.cache or cache_folder(args.model_path, files.result.parent)
@@ -166,6 +173,9 @@ def load(args):
 
 def distil(inputs, args):
     """The `Analysis` of the inputs, with the tables that are asked for and with what it was made from."""
+    from ..captions.naming import with_captions
+    from ..directions.analysis import analyse, with_minority, with_slices
+
     spurious = {
         name: split.column("spurious").astype(np.int64) for name, split in inputs.splits.items() if split.has_spurious
     }
@@ -236,6 +246,11 @@ def load_captions(args, svm_config, class_names):
 
 def evaluate(splits, model, embedding, config, device, folder):
     """One pass over every split: dicts split -> `Predictions` and split -> embeddings (N, d)."""
+    import torch
+
+    from ..embeddings.cache import EmbeddingCache
+    from ..loaders import make_loader
+
     model = model.to(device, memory_format=torch.channels_last)
     cache = EmbeddingCache(folder, model, embedding, config, device)
     predictions, latents = {}, {}
@@ -246,6 +261,9 @@ def evaluate(splits, model, embedding, config, device, folder):
 
 def show(found, inputs):
     """Print what was found; every file is there already, because a terminal or pipe may refuse what is printed."""
+    from ..directions.analysis import class_table, slices_in_words
+    from ..directions.results import AttributeRate, CaptionRow
+
     if inputs.condition is not None:
         name = inputs.config.names[inputs.condition]
         print(f"threshold of {name} with the best F1 on validation: {inputs.threshold:.2f}")
@@ -267,6 +285,8 @@ def show(found, inputs):
 
 def show_minority(found, files):
     """Print what the flagged images are made of, and how early the minority comes in each ordering."""
+    from ..directions.results import AttributeRate, MinorityPrecision, table_rows
+
     shown = "unlabeled" if "unlabeled" in found.result.splits else "test"
     for kind, title in (
         (AttributeRate, "values of `spurious` in each class"),
@@ -281,6 +301,8 @@ def show_minority(found, files):
 
 def show_captions(rows, files):
     """Print the first three captions a side."""
+    from ..directions.results import CaptionRow
+
     print(f"\nhardest and easiest captions (all: {files.of(CaptionRow)})")
     shown = [[row.class_name, row.side, row.caption, row.z] for row in rows if row.rank <= 3]
     print(format_table(["class", "side", "caption", "z"], shown, left=3))

@@ -14,30 +14,11 @@ import math
 from pathlib import Path
 from typing import NamedTuple
 
-from tqdm import tqdm
-
-from ..directions.galleries import SVMProcessor
-from ..interfaces.encoders import encoder_digest
-from ..interfaces.generation import check_request, load_pipeline, sample
-from ..interfaces.inference_utils import QUANTILE, load_clip
-from ..interventions.synthetic import (
-    CAPTIONS,
-    MANIFEST_COLUMNS,
-    begin_folder,
-    class_prompts,
-    clip_options,
-    default_model,
-    folder_names,
-    image_path,
-    kept_of,
-    make_images,
-    model_path,
-    real_thresholds,
-    score_images,
-)
+from ..interfaces.defaults import QUANTILE
+from ..interventions.choosing import CAPTIONS
 from ..runtime.devices import resolve_device
 from ..runtime.errors import UserError, entry_point
-from ..runtime.files import check_space, check_writable, write_csv
+from ..runtime.files import check_space, check_writable, existing_file, write_csv
 from ..runtime.tables import format_table
 
 
@@ -114,10 +95,28 @@ def parse_arguments(argv=None):
 def main(argv=None):
     args = parse_arguments(argv)
     check_arguments(args)
-    args.device = str(resolve_device(args.device))
     out = Path(args.out)
     manifest = out / "manifest.csv"
     check_writable(manifest)
+    existing_file(args.svm, "SVM result")
+
+    from tqdm import tqdm
+
+    from ..directions.galleries import SVMProcessor
+    from ..interfaces.generation import load_pipeline
+    from ..interventions.synthetic import (
+        MANIFEST_COLUMNS,
+        begin_folder,
+        class_prompts,
+        clip_options,
+        folder_names,
+        image_path,
+        kept_of,
+        make_images,
+        model_path,
+    )
+
+    args.device = str(resolve_device(args.device))
     proc = SVMProcessor(args.svm, args.root)
     complete_arguments(args, proc)
     prompts = {proc.class_names[prompt.c]: prompt for prompt in class_prompts(proc, args.captions, args.encoder_root)}
@@ -165,6 +164,8 @@ def check_arguments(args):
 
 def complete_arguments(args, proc):
     """Fill in what depends on the result or on the model."""
+    from ..interventions.synthetic import default_model
+
     args.model = args.model or default_model(proc)
     for name, default in (SCENES if args.model == "scenes" else USUAL)._asdict().items():
         if getattr(args, name) is None:
@@ -173,6 +174,9 @@ def complete_arguments(args, proc):
 
 def check_parts(out, pipeline, clip, proc, prompts, args):
     """Find out now, and not after the first images, what is missing."""
+    from ..interfaces.generation import check_request
+    from ..interfaces.inference_utils import load_clip
+
     check_request(pipeline, [prompt.prompt for prompt in prompts.values()], args.steps)
     side = pipeline.unet.config.sample_size * pipeline.vae_scale_factor
     check_space(out, 3 * side**2 * args.per_class * len(prompts))
@@ -183,6 +187,8 @@ def check_parts(out, pipeline, clip, proc, prompts, args):
 
 def settings(args, prompts, clip):
     """Everything that the images depend on."""
+    from ..interfaces.encoders import encoder_digest
+
     return {
         "prompts": {name: prompt.prompt for name, prompt in prompts.items()},
         **{name: getattr(args, name) for name in ("per_class", "seed", "model", *Sampling._fields)},
@@ -195,11 +201,15 @@ def settings(args, prompts, clip):
 
 def sampler(pipeline, prompt, args):
     """A `sample` for `make_images`."""
+    from ..interfaces.generation import sample
+
     return lambda seeds: sample(pipeline(), [prompt.prompt] * len(seeds), seeds, args.steps, args.guidance)
 
 
 def scorer(proc, prompt, clip, args):
     """A `score` for `make_images`; its thresholds are calibrated when there is an image to judge."""
+    from ..interventions.synthetic import real_thresholds, score_images
+
     thresholds = functools.cache(lambda: real_thresholds(proc, prompt, args.quantile, clip) if args.filter else None)
     return lambda images: score_images(images, prompt, clip, thresholds())
 

@@ -22,10 +22,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ..data.betons import open_beton
-from ..data.index_files import KEYS, save_index_file, skew, split_indices, thin
+from ..data.run_files import existing_beton
 from ..runtime.errors import UserError, entry_point
-from ..runtime.files import open_npy
+from ..runtime.files import check_writable, open_npy
 
 
 def parse_arguments(argv=None):
@@ -70,6 +69,11 @@ def main(argv=None):
             raise UserError(f"--{option.replace('_', '-')} {getattr(args, option)} is not 1 or more")
     if args.val_beton and not args.subgroups:
         raise UserError("--val-beton goes with --subgroups alone; without, validation is set apart of --beton")
+    for path in filter(None, (args.beton, args.val_beton)):
+        existing_beton(path)
+    check_writable(args.out)
+    from ..data.index_files import KEYS, save_index_file
+
     splits = skewed_splits(args) if args.subgroups else counted_splits(args)
     empty = [key for key, indices in splits.items() if len(indices) == 0]
     if empty:
@@ -82,6 +86,8 @@ def main(argv=None):
 
 def counted_splits(args):
     """Every n-th example of each class, and subgroups thinned."""
+    from ..data.index_files import split_indices, thin
+
     column = read_column(args, args.split_by)
     splits = split_indices(column, args.val_every, args.set_apart_every, args.set_apart_as)
     if args.thin:
@@ -97,6 +103,8 @@ def skewed_splits(args):
     """A minority and m times as large a majority of each class, in train and in validation."""
     if not args.beton or not args.val_beton or args.set_apart_every or args.thin:
         raise UserError("--subgroups takes --beton and --val-beton, and neither --set-apart-every nor --thin")
+    from ..data.index_files import skew
+
     splits = {}
     for split, path, majority in (
         ("train", args.beton, args.majority),
@@ -119,6 +127,8 @@ def read_column(args, name):
 
 
 def read_beton_column(path, name):
+    from ..data.betons import open_beton
+
     column = open_beton(path).column(name)
     if column.ndim != 1:
         raise UserError(f"the {name} of {path} is a vector of conditions; set validation images apart as a val_beton")

@@ -16,23 +16,9 @@ from pathlib import Path
 import numpy as np
 from tabulate import tabulate
 
-from ..data.images import save_image
-from ..interfaces.benchmark import benchmark, by_shift, timm_classifier, write_results
-from ..interfaces.diffusion_models import DEFAULT_MODEL
-from ..interfaces.encoders import check_encoder_root, create_token_dictionary, load_class_tokens
-from ..interfaces.generation import generate
-from ..interfaces.inference_utils import (
-    CLIP_MODEL,
-    CLIP_WEIGHTS,
-    QUANTILE,
-    calibrate_thresholds,
-    clip_similarity,
-    load_clip,
-)
-from ..interfaces.photos import image_files, read_photo
+from ..interfaces.defaults import CLIP_MODEL, CLIP_WEIGHTS, DEFAULT_MODEL, QUANTILE
 from ..interfaces.shifts import SHIFTS_FILE, load_shifts
-from ..interfaces.textual_inversion import run_textual_inversion
-from ..interfaces.tokens import class_token, save_token
+from ..interfaces.tokens import check_encoder_root, class_token, load_class_tokens, save_token
 from ..runtime.errors import UserError, entry_point
 from ..runtime.files import check_writable, write_file
 
@@ -129,6 +115,11 @@ def _learn(args):
         raise UserError("--classes names a class twice; name each once")
     templates = _templates(args.templates)
     check_encoder_root(args.encoder_root)
+
+    from ..interfaces.encoders import create_token_dictionary
+    from ..interfaces.photos import image_files
+    from ..interfaces.textual_inversion import run_textual_inversion
+
     learned = Path(f"{args.encoder_root.rstrip('/')}_tokens")
     tokens = [class_token(name, index) for index, name in enumerate(names)]
     class_names = [name.replace("_", " ") for name in names]
@@ -187,6 +178,10 @@ def _add_generate(commands):
 def _generate(args):
     c = _class_number(args.encoder_root, args.class_name)
     check_writable(Path(args.out) / "0.png")
+
+    from ..data.images import save_image
+    from ..interfaces.generation import generate
+
     images = generate(
         args.encoder_root, c, args.prompt, args.num_samples, args.seed, not args.no_token, **_sampling(args)
     )
@@ -228,6 +223,10 @@ def _add_score(commands):
 def _score(args):
     if args.out:
         check_writable(args.out)
+
+    from ..interfaces.inference_utils import calibrate_thresholds, clip_similarity
+    from ..interfaces.photos import image_files, read_photo
+
     files = image_files(args.images)
     images = [read_photo(file) for file in files]
     if args.real:
@@ -290,6 +289,11 @@ def _benchmark(args):
         raise UserError(f"there are {len(numbers)} classes and {len(labels)} labels; give one label for each class")
     shifts = load_shifts(args.shifts)
     check_writable(Path(args.out) / "accuracy.csv")
+
+    from ..interfaces.benchmark import benchmark, by_shift, timm_classifier, write_results
+    from ..interfaces.inference_utils import load_clip
+    from ..interfaces.photos import image_files, read_photo
+
     real = None
     if args.real:
         real = {c: [read_photo(f) for f in image_files(_real_folder(args.real, names[c]))] for c in numbers}

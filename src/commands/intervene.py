@@ -16,11 +16,7 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-import torch
 
-from ..data.index_files import save_index_file
-from ..directions.galleries import SVMProcessor
-from ..directions.results import OutputFiles
 from ..interventions.choosing import (
     CHOICES,
     SCHEMES,
@@ -34,8 +30,7 @@ from ..interventions.choosing import (
     x2_weights,
 )
 from ..runtime.errors import UserError, entry_point
-from ..runtime.files import check_writable
-from ..runtime.pt_files import save_pt
+from ..runtime.files import check_writable, existing_file
 from ..runtime.tables import format_table
 
 
@@ -71,6 +66,10 @@ def main(argv=None):
     check_writable(args.out)
     if getattr(args, "seed", 0) < 0:
         raise UserError(f"--seed {args.seed} is below 0; give 0 or more")
+    existing_file(args.svm, "SVM result")
+    from ..directions.galleries import SVMProcessor
+    from ..directions.results import OutputFiles
+
     proc = SVMProcessor(args.svm)
     of_result = (proc.path, OutputFiles(proc.path).model)
     if Path(args.out).resolve() in [path.resolve() for path in of_result]:
@@ -99,6 +98,10 @@ def write_weights(args, proc):
         raise UserError(
             f"every weight would be 0, so nothing would be learned; give another --factor than {args.factor:g}"
         )
+    import torch
+
+    from ..runtime.pt_files import save_pt
+
     vector = torch.ones(int(train["indices"].max()) + 1)
     vector[torch.from_numpy(train["indices"])] = torch.from_numpy(weights).float()
     save_pt(vector, args.out)
@@ -114,6 +117,9 @@ def write_added(args, proc):
         raise UserError(f"--per-class {args.per_class} adds nothing; give 1 or more")
     if "unlabeled" not in proc.loaded.splits:
         raise UserError(f"{args.svm} has no extra pool to choose from; make it again with train_svms.py --unlabeled")
+    from ..data.index_files import save_index_file
+    from ..directions.galleries import SVMProcessor
+
     proc = SVMProcessor(args.svm, get_unlabeled=True)
     pool = chosen_classes(proc.metrics("unlabeled"), args, proc)
     order = hardness(pool, args.by, minority_of(args, proc, pool), args.seed)
@@ -152,6 +158,8 @@ def write_filtered(args, proc):
             )
     splits = splits_of(proc)
     splits["train_indices"] = splits["train_indices"][~suspected]
+    from ..data.index_files import save_index_file
+
     save_index_file(args.out, splits, proc.loaded.train_labels_digest)
     print_counts(proc, train, suspected, "left out", args)
 

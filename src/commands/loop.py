@@ -20,10 +20,8 @@ from pathlib import Path
 import yaml
 
 from ..config_parsing import load_dataset_config, load_svm_config
-from ..data.index_files import load_index_file
+from ..data.run_files import existing_index_file
 from ..interventions.choosing import CHOICES, SCHEMES
-from ..interventions.comparison import compare, save_rows
-from ..models.checkpoints import load_checkpoint
 from ..runtime.devices import resolve_device
 from ..runtime.errors import UserError, entry_point
 from ..runtime.files import atomic_path, check_writable
@@ -127,6 +125,8 @@ def check_arguments(args):
     """What can be known before anything is trained; the configs are read for their own checks."""
     load_dataset_config(args.config, args.override)
     svm_config = load_svm_config(args.svm_config)
+    if args.indices_file:
+        existing_index_file(args.indices_file)
     is_synthetic = args.intervention == "synthetic"
     args.by = list(dict.fromkeys(args.by or (SYNTHETIC if is_synthetic else ["svm"])))
     args.seeds = list(dict.fromkeys(args.seeds))
@@ -251,7 +251,11 @@ def has_pool(args):
     """Whether the data set has an extra pool of images."""
     if load_dataset_config(args.config, args.override).unlabeled_beton:
         return True
-    return bool(args.indices_file) and "unlabeled_indices" in load_index_file(args.indices_file)
+    if not args.indices_file:
+        return False
+    from ..data.index_files import load_index_file
+
+    return "unlabeled_indices" in load_index_file(args.indices_file)
 
 
 def intervention(out, name, by, result, seed, args):
@@ -300,7 +304,9 @@ def images_of(args):
 
 def measure_generated(out, bases, args):
     """Print and save how accurate the base models, dict seed -> checkpoint, are on the images of each kind."""
+    from ..interventions.comparison import compare, save_rows
     from ..interventions.synthetic import accuracy_on_images
+    from ..models.checkpoints import load_checkpoint
 
     config, device = load_dataset_config(args.config, args.override), resolve_device(args.device)
     accuracies = {

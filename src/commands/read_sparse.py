@@ -17,13 +17,10 @@ import numpy as np
 
 from ..runtime.devices import resolve_device
 from ..runtime.errors import UserError, entry_point
-from ..runtime.figures import save_figure
-from ..runtime.files import check_writable, write_csv
+from ..runtime.figure_files import save_figure
+from ..runtime.files import check_writable, existing_file, write_csv
 from ..runtime.tables import format_table
 from ..sparse.reading.debugging import counterfactual, find_biases, misclassifications_by_feature, without_feature
-from ..sparse.reading.pictures import before_after_figure, image_rows_figure
-from ..sparse.reading.readers import ImageReader, TextReader
-from ..sparse.reading.results import SparseResult
 from . import sparse as sparse_main
 
 MOVED = ("dataset_path", "model_path", "config", "indices_file", "root")
@@ -69,6 +66,7 @@ def main(argv=None):
         if getattr(args, name) < least:
             raise UserError(f"--{name} {getattr(args, name)} must be {least} or more")
     check_writable(Path(args.out) / "table.csv")
+    existing_file(Path(args.sparse) / "run.pt", "sparse result")
     moved = {name: getattr(args, name) for name in MOVED if getattr(args, name) is not None}
     reader = open_reader(args.sparse, args.split, args.layer, args.device, **moved)
     {"biases": biases, "counterfactual": change_examples, "misclassified": misclassified}[args.use](args, reader)
@@ -80,6 +78,9 @@ def open_reader(out, split="test", layer=None, device="auto", **moved):
     layer: number on the path; by default the selected one. moved: options of sparse_main.py to use in place of those
     of the time, such as dataset_path.
     """
+    from ..sparse.reading.readers import ImageReader, TextReader
+    from ..sparse.reading.results import SparseResult
+
     result = SparseResult.load(out)
     device = resolve_device(device)
     options = recorded_options(result, moved)
@@ -105,7 +106,7 @@ def recorded_options(result, moved):
 
 def words_are_read(args, reader):
     """Whether the examples are texts; if so the words that drive the features are computed, which may take long."""
-    if not isinstance(reader, TextReader):
+    if not reader.is_text:
         return False
     reader.read_words(args.sentences, args.samples, args.least, args.seed)
     return True
@@ -115,6 +116,8 @@ def words_are_read(args, reader):
 
 
 def biases(args, reader):
+    from ..sparse.reading.pictures import image_rows_figure
+
     if not args.factor >= 1:
         raise UserError(f"--factor {args.factor:g} must be 1 or more")
     out, names, is_text = Path(args.out), reader.class_names, words_are_read(args, reader)
@@ -159,6 +162,8 @@ def biases(args, reader):
 
 
 def change_examples(args, reader):
+    from ..sparse.reading.pictures import before_after_figure
+
     out, result = Path(args.out), reader.result
     c = result.class_number(args.class_name)
     weight = reader.layer.weight[c]
@@ -173,7 +178,7 @@ def change_examples(args, reader):
     positions = np.flatnonzero(reader.predictions == c)
     if not len(positions):
         raise UserError(f"no {args.split} example is predicted as {args.class_name}; take another class or split")
-    if isinstance(reader, ImageReader) and (args.words or args.replace_with):
+    if not reader.is_text and (args.words or args.replace_with):
         raise UserError("--words and --replace-with are for text; in images the feature is set to its mean")
     if words_are_read(args, reader):
         replacements = choose_replacements(args, reader, feature, weight[feature])
@@ -223,6 +228,8 @@ def choose_replacements(args, reader, feature, weight):
 
 
 def misclassified(args, reader):
+    from ..sparse.reading.pictures import image_rows_figure
+
     if args.groups < 1:
         raise UserError(f"--groups {args.groups} must be 1 or more")
     out, names = Path(args.out), reader.class_names

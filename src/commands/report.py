@@ -7,11 +7,9 @@ import argparse
 from pathlib import Path
 
 from ..data import SPLITS
-from ..directions.galleries import SVMProcessor
-from ..report.page import write_report
 from ..runtime.errors import UserError, entry_point
-from ..runtime.figures import FORMATS
-from ..runtime.files import check_writable
+from ..runtime.figure_files import FORMATS
+from ..runtime.files import check_writable, existing_file
 
 
 def parse_arguments(argv=None):
@@ -39,10 +37,14 @@ def main(argv=None):
     args = parse_arguments(argv)
     if not (args.report or args.figures):
         raise UserError("nothing to make: give --report FILE.html, --figures DIR, or both")
+    existing_file(args.svm, "SVM result")
     if args.report and Path(args.report).exists() and Path(args.report).samefile(args.svm):
         raise UserError(f"--report {args.report} is the result itself; name an HTML file")
     made = []
     if args.report:
+        check_writable(args.report)
+        from ..report.page import write_report
+
         path = write_report(args.svm, args.report, args.root, args.split, args.compared, args.sparse)
         made.append(f"report: {path} ({path.stat().st_size / 1e6:.1f} MB)")
     if args.figures:
@@ -55,6 +57,8 @@ def write_figures(args):
     made = []
     folder = Path(args.figures)
     check_writable(folder / "extremes")
+    from ..directions.galleries import SVMProcessor
+
     proc = SVMProcessor(args.svm, args.root, get_unlabeled=args.split == "unlabeled")
     chosen = [proc.class_number(name) for name in args.classes] if args.classes else range(proc.num_classes)
     for c in chosen:

@@ -13,24 +13,16 @@ import argparse
 import copy
 from pathlib import Path
 
-import torch
-
 from ..config_parsing import load_dataset_config
+from ..data.run_files import check_run_files
 from ..data.text_data import JIGSAW_LABELS
-from ..models.checkpoints import Checkpoint, save_checkpoint
-from ..models.features import replace_last_linear
 from ..runtime.devices import resolve_device
 from ..runtime.environment import environment
 from ..runtime.errors import UserError, entry_point
-from ..runtime.figures import save_figure
-from ..runtime.files import check_writable, write_csv, written_together
-from ..runtime.pt_files import save_pt
+from ..runtime.figure_files import save_figure
+from ..runtime.files import check_writable, existing_file, write_csv, written_together
 from ..runtime.tables import format_table
-from ..sparse.deep_features import accuracy, cached_features
-from ..sparse.path import elastic_net_path
-from ..sparse.reading.pictures import sparsity_figure
 from ..sparse.selection import check_selection, select_sparse_model
-from ..sparse.tasks import PLACES_10, beton_task, image_task, text_task
 
 VISION = ("imagenet", "places-10", "folder", "beton")
 JIGSAW = tuple(f"jigsaw-{alt}{label}" for alt in ("", "alt-") for label in JIGSAW_LABELS)
@@ -108,13 +100,19 @@ def parse_arguments(argv=None):
 def main(argv=None):
     args = parse_arguments(argv)
     check_arguments(args)
-    device = resolve_device(args.device)
+    check_files(args)
     out = Path(args.out_path)
     cache = Path(args.cache) if args.cache else out / "features"
     for path in (out / "path.csv", cache / "train" / "features.pt", args.write_checkpoint):
         if path:
             check_writable(path)
 
+    from ..runtime.pt_files import save_pt
+    from ..sparse.deep_features import accuracy, cached_features
+    from ..sparse.path import elastic_net_path
+    from ..sparse.reading.pictures import sparsity_figure
+
+    device = resolve_device(args.device)
     task = open_task(args, device)
     features = {split: cached_features(cache / split, task, split, device) for split in task.inputs}
     pairs = {split: (features[split], task.inputs[split].labels) for split in features}
@@ -197,13 +195,27 @@ def check_arguments(args):
         raise UserError(f"-k {args.k} is no path; give 2 or more lambdas")
 
 
+def check_files(args):
+    """Raise `UserError` where the config is wrong, or a file or folder that the arguments name is missing."""
+    if args.dataset == "beton":
+        check_run_files(beton_config(args), args.root or ".", args.indices_file)
+        existing_file(args.model_path, "checkpoint")
+    elif not Path(args.dataset_path).is_dir():
+        raise UserError(f"the folder of data {args.dataset_path} does not exist; correct --dataset-path")
+
+
+def beton_config(args):
+    overrides = {"batch_size": args.batch_size, "num_workers": args.num_workers}
+    return load_dataset_config(args.config, [f"{key}={n}" for key, n in overrides.items() if n is not None])
+
+
 def open_task(args, device):
     """The `SparseTask` that the arguments name."""
+    from ..sparse.tasks import PLACES_10, beton_task, image_task, text_task
+
     chosen = {"balance": args.balance, "seed": args.random_seed}
     if args.dataset == "beton":
-        overrides = {"batch_size": args.batch_size, "num_workers": args.num_workers}
-        config = load_dataset_config(args.config, [f"{key}={n}" for key, n in overrides.items() if n is not None])
-        return beton_task(config, args.root or ".", args.indices_file, args.model_path, device, **chosen)
+        return beton_task(beton_config(args), args.root or ".", args.indices_file, args.model_path, device, **chosen)
     chosen |= {"val_frac": args.val_frac, "batch_size": args.batch_size or 256}
     if args.dataset in LANGUAGE:
         return text_task(args.dataset, args.dataset_path, args.model_path, **chosen)
@@ -223,6 +235,8 @@ def unused_flags(args):
 
 def run_content(args, task):
     """What reads the path later: the classes, the labels in the order of the features, and the model's own head."""
+    import torch
+
     return {
         "args": vars(args),
         "environment": environment(),
@@ -266,6 +280,9 @@ def summary_table(path, chosen, dense=None):
 
 def write_checkpoint(args, task, path, chosen):
     """The model with a sparse layer in the place of its last one."""
+    from ..models.checkpoints import Checkpoint, save_checkpoint
+    from ..models.features import replace_last_linear
+
     model = copy.deepcopy(task.model).cpu()
     replace_last_linear(model, path.to_linear(chosen).float())
     metadata = {"sparse": {"args": vars(args), "i": chosen, **path.metrics[chosen]}}

@@ -17,27 +17,15 @@ import contextlib
 import os
 import time
 
-import torch
-
 from ..config_parsing import load_dataset_config
-from ..data.extra_images import extra_images_split
-from ..data.splits import open_splits
-from ..embeddings.cache import EmbeddingCache, cache_folder
-from ..embeddings.spaces import LatentEmbedding
-from ..loaders import FeatureLoader, check_batches, make_feature_loader, make_loader, make_training_loader
-from ..models.features import last_linear
+from ..data.run_files import check_run_files
 from ..runtime.devices import resolve_device
 from ..runtime.distributed import broadcast, is_main, main_first, own_device, process_group
 from ..runtime.environment import write_environment
 from ..runtime.errors import UserError, entry_point
-from ..runtime.files import file_digest, write_csv
-from ..runtime.pt_files import save_pt
+from ..runtime.files import existing_file, file_digest, write_csv
 from ..runtime.tables import format_table
-from ..training.evaluation import predict, save_predictions
-from ..training.loss_weights import extended_loss_vector, load_loss_vector
-from ..training.resuming import load_pretrained, load_resumable, new_checkpoint
 from ..training.run_folders import LAST, run_folder
-from ..training.trainer import Trainer
 
 
 def parse_arguments(argv=None):
@@ -77,8 +65,30 @@ def parse_arguments(argv=None):
 def main(argv=None):
     args = parse_arguments(argv)
     check_arguments(args)
-    device = own_device(resolve_device(args.device))
     config = load_dataset_config(args.config, args.override)
+    check_files(args, config)
+    train(args, config, own_device(resolve_device(args.device)))
+
+
+def check_files(args, config):
+    """Raise `UserError` where a file that the arguments name is missing: known before anything is imported for it."""
+    check_run_files(config, args.root, args.indices_file)
+    for path, what in ((args.loss_vec_file, "loss vector"), (args.finetune_from, "checkpoint")):
+        if path:
+            existing_file(path, what)
+
+
+def train(args, config, device):
+    """Train, resume or retrain in a version of the run's folder, and leave everything there."""
+    from ..data.extra_images import extra_images_split
+    from ..data.splits import open_splits
+    from ..loaders import check_batches, make_loader, make_training_loader
+    from ..models.features import last_linear
+    from ..training.evaluation import predict
+    from ..training.loss_weights import extended_loss_vector, load_loss_vector
+    from ..training.resuming import load_pretrained, load_resumable, new_checkpoint
+    from ..training.trainer import Trainer
+
     splits = open_splits(config, args.root, args.indices_file, extra=True)
     if args.extra_weight is not None and not (args.extra_images or "extra" in splits):
         raise UserError("--extra-weight weighs images beyond the train beton, and there are none: give --extra-images")
@@ -105,16 +115,16 @@ def main(argv=None):
             loss_vector = extended_loss_vector(loss_vector, trained_on, args.extra_weight or 1.0)
             print(f"training on {', '.join(f'{len(split)} images of {split.beton.path}' for split in trained_on)}")
         if args.freeze:
-            train, val = feature_loaders(trained_on, splits["val"], config, device, args, folder)
+            train_loader, val_loader = feature_loaders(trained_on, splits["val"], config, device, args, folder)
         else:
-            train = make_training_loader(trained_on, config, device, args.seed)
-            val = evaluated["val"]
+            train_loader = make_training_loader(trained_on, config, device, args.seed)
+            val_loader = evaluated["val"]
         trainer = Trainer(
             config,
             device,
             folder,
-            train=train,
-            val=val,
+            train=train_loader,
+            val=val_loader,
             seed=args.seed,
             metadata=metadata,
             loss_vector=loss_vector,
@@ -145,6 +155,9 @@ def contents(args):
 
 def save_results(folder, predictions, config, seed):
     """Save a dict split -> `Predictions`; save and print their accuracies."""
+    from ..runtime.pt_files import save_pt
+    from ..training.evaluation import save_predictions
+
     metrics = {name: found.metrics(config.num_classes) for name, found in predictions.items()}
     save_pt(metrics, folder / "metrics.pt")
     header, rows = metrics_table(metrics, config)
@@ -167,6 +180,13 @@ def check_arguments(args):
 
 def feature_loaders(trained_on, val, config, device, args, folder):
     """Loaders of penultimate features for training and for validation, computed once and kept."""
+    import torch
+
+    from ..embeddings.cache import EmbeddingCache, cache_folder
+    from ..embeddings.spaces import LatentEmbedding
+    from ..loaders import FeatureLoader, make_feature_loader, make_loader
+    from ..training.resuming import load_pretrained
+
     began = time.perf_counter()
     model = load_pretrained(args.finetune_from, config).model.to(device, memory_format=torch.channels_last)
     cache = EmbeddingCache(cache_folder(args.finetune_from, folder), model, LatentEmbedding(), config, device)

@@ -21,6 +21,8 @@ from ffcv.fields.basics import FloatField, IntField
 from ffcv.reader import Reader
 from ffcv.types import ALLOC_TABLE_TYPE, FieldDescType, HeaderType
 
+from .run_files import existing_beton
+
 
 @dataclass(frozen=True)
 class Beton:
@@ -93,10 +95,7 @@ class Beton:
 
 def open_beton(path):
     """Open a beton and check that it is whole and has `index` 0..N-1. Raises `UserError`."""
-    path = Path(path)
-    if not path.is_file():
-        state = "is a folder" if path.is_dir() else "does not exist"
-        raise UserError(f"beton {path} {state}; check the path, or write it with failure-directions betons")
+    path = existing_beton(path)
     beton = Beton(path, _read_header(path))
     if len(beton) == 0:
         raise UserError(f"beton {path} holds no examples; write it again with failure-directions betons")

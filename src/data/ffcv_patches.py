@@ -5,6 +5,8 @@ another version is installed or the fault is gone, and then the change may go. (
 
 On import of this module, in ffcv itself:
 
+- Import. ffcv keeps two numbers in a typed dict of numba, for which numba compiles for 2 seconds in every process. Here
+  it is a plain one.
 - Threads. ffcv calls `torch.set_num_threads(num_workers)` on import, for every loader and for every epoch, so that with
   one decoding worker torch would compute on one core. ffcv's own threads are numba's; these alone are set here.
 - Compilation. ffcv compiles its decoders anew for every loader, 1 to 4 seconds each. Here equal code is compiled once.
@@ -20,16 +22,23 @@ By classes that are used in place of ffcv's:
 """
 
 import functools
+from importlib.metadata import version
+from unittest import mock
 
-import numba
 import numpy as np
 import torch
 
+from ..runtime import compiling  # noqa: F401 (before numba)
 from ..runtime.distributed import world_size
 
+_version = version("ffcv")  # where ffcv is not installed, the error is about it and not about numba
 _torch_threads = torch.get_num_threads()
 
-from ffcv.fields.decoders import RandomResizedCropRGBImageDecoder  # noqa: E402 (after torch's threads are read)
+import numba  # noqa: E402
+
+# ffcv writes two entries into the dict and reads them, never in compiled code.
+with mock.patch("numba.typed.Dict", dict if _version == "1.0.2" else numba.typed.Dict):
+    from ffcv.fields.decoders import RandomResizedCropRGBImageDecoder
 from ffcv.loader import Loader  # noqa: E402
 from ffcv.loader.epoch_iterator import EpochIterator  # noqa: E402
 from ffcv.memory_managers.os_cache import OSCacheManager  # noqa: E402

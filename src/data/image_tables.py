@@ -18,6 +18,7 @@ import numpy as np
 
 from ..runtime.english import nearest, plain_name, some
 from ..runtime.errors import UserError
+from ..runtime.extras import pip_line
 from .class_folders import IMAGE_SUFFIXES, read_class_folders
 from .names import SPLIT_NAMES, alike, clean_name
 from .probabilities import check_probabilities
@@ -232,7 +233,7 @@ def _read_parquet(path):
     try:
         from pyarrow import ArrowException, parquet
     except ImportError:
-        raise UserError(f"reading {path} needs pyarrow: pip install pyarrow, or save the table as CSV") from None
+        raise UserError(f"reading {path} needs pyarrow: {pip_line('hf')}, or save the table as CSV") from None
     try:
         table = parquet.read_table(path)
     except (ArrowException, OSError) as error:
@@ -245,7 +246,7 @@ def _load_dataset(path):
         import datasets
     except ImportError:
         raise UserError(
-            f"{path} is a saved data set of Hugging Face's datasets, which is not installed: pip install datasets"
+            f"{path} is a saved data set of Hugging Face's datasets, which is not installed: {pip_line('hf')}"
         ) from None
     try:
         return datasets.load_from_disk(str(path))

@@ -5,7 +5,7 @@ import torch
 
 from ..runtime.errors import UserError
 from ..runtime.pt_files import INTEGERS, is_plain_tensor, load_pt, save_pt
-from ..runtime.shipped import find_shipped
+from .run_files import existing_index_file
 
 KEYS = ("train_indices", "val_indices", "unlabeled_indices", "extra_indices")
 DIGEST = "train_labels_digest"
@@ -106,7 +106,7 @@ def load_index_file(path):
 
     Raises `UserError` where the file is missing, damaged, would run code, or holds something else.
     """
-    path = find_shipped("index_files", path, ".pt")
+    path = existing_index_file(path)
     content = load_pt(
         path,
         "index file",

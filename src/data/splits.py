@@ -8,6 +8,7 @@ import numpy as np
 from ..runtime.errors import UserError
 from .betons import Beton, open_beton
 from .index_files import DIGEST, load_index_file
+from .run_files import check_run_files
 
 
 @dataclass(frozen=True)
@@ -47,8 +48,7 @@ def open_splits(config, root=".", indices_file=None, unlabeled=False, extra=Fals
     Returns:
         dict of `Split`: train, val, test and, if wanted, unlabeled and extra.
     """
-    if indices_file is None and config.val_beton is None:
-        raise UserError("the config has no val_beton: say with --indices-file which training images are validation")
+    check_run_files(config, root, indices_file, unlabeled)
     index = load_index_file(indices_file) if indices_file else {}
     files = {"train": config.train_beton, "val": config.val_beton or config.train_beton, "test": config.test_beton}
     if unlabeled:

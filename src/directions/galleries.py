@@ -14,7 +14,7 @@ from ..data.any_images import AnyImages
 from ..data.images import read_image
 from ..runtime.english import some
 from ..runtime.errors import UserError
-from ..runtime.figures import save_figure
+from ..runtime.figure_files import save_figure
 from .gallery_figure import extremes_figure
 from .minority import minority_values
 from .results import as_result, read_content

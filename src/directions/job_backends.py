@@ -20,6 +20,7 @@ from pkgutil import resolve_name
 from joblib import parallel_config
 
 from ..runtime.errors import UserError
+from ..runtime.extras import pip_line
 from .class_fit import fit_classes
 
 CONNECT_SECONDS = 5
@@ -58,7 +59,7 @@ class JobsBackend:
             return cls("local")
         package = _PACKAGES[name]
         if importlib.util.find_spec(package.partition("[")[0]) is None:
-            raise UserError(f"--jobs-backend {text} needs a package that is not installed: pip install '{package}'")
+            raise UserError(f"--jobs-backend {text} needs {name}, which is not installed: {pip_line('cluster')}")
         backend = cls(name, (host.strip("[]"), int(port)) if host else None)
         if backend.address:
             try:

@@ -5,7 +5,6 @@ set's config says, `latents` are the base model's penultimate features. `of_mode
 model; else it serves every model of the data set. `name` tells embeddings apart.
 """
 
-import timm.data
 import torch
 from torch.nn import functional as F
 
@@ -62,6 +61,8 @@ class TimmEmbedding:
     of_model = False
 
     def __init__(self, svm_config, config, device):
+        import timm.data
+
         model = pretrained_timm(svm_config.timm_model, svm_config.timm_weights)
         model.reset_classifier(0)
         self.model = model.eval().to(device, memory_format=torch.channels_last)

@@ -18,12 +18,13 @@ from ..runtime import hub
 from ..runtime.devices import resolve_device
 from ..runtime.errors import UserError, one_line
 from ..runtime.files import write_file
-from .diffusion_models import DEFAULT_MODEL
-from .encoders import encoder_digest, load_class_tokens
-from .generation import PLACEHOLDER, check_request, generate, load_pipeline
-from .inference_utils import QUANTILE, calibrate_thresholds, check_quantile, filter_images
+from .defaults import DEFAULT_MODEL, QUANTILE
+from .encoders import encoder_digest
+from .generation import check_request, generate, load_pipeline
+from .inference_utils import calibrate_thresholds, check_quantile, filter_images
 from .photos import read_photo
 from .shifts import BASE
+from .tokens import PLACEHOLDER, load_class_tokens
 
 _IMAGES_AT_ONCE = 64
 

@@ -15,8 +15,8 @@ import torch
 from ..runtime import hub
 from ..runtime.errors import UserError, one_line
 from ..runtime.pt_files import load_tensors
+from .defaults import DEFAULT_MODEL
 
-DEFAULT_MODEL = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 SINGLE_FILES = (".safetensors", ".ckpt")
 LOADING_ERRORS = (  # what damaged files make transformers and diffusers raise
     OSError,

@@ -3,31 +3,20 @@
 import hashlib
 import json
 import re
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from ..runtime.errors import UserError
-from ..runtime.files import check_space, check_writable, new_folder
+from ..runtime.files import check_space, new_folder
 from ..runtime.hub import quiet
 from ..runtime.pt_files import load_tensors
-from .diffusion_models import DEFAULT_MODEL, LOADING_ERRORS, fingerprint, load_model
-from .tokens import check_token
+from .defaults import DEFAULT_MODEL
+from .diffusion_models import LOADING_ERRORS, fingerprint, load_model
+from .tokens import CLASSES_FILE, check_encoder_root, check_token, load_class_tokens
 
-CLASSES_FILE = "classes.json"
 IMAGENET_CLASSES = 1000
 _TOKEN_SUFFIXES = (".pt", ".pth", ".bin", ".safetensors")
-
-
-@dataclass(frozen=True)
-class ClassTokens:
-    """What an encoder root knows of its classes: entry `c` of each list is class `c`."""
-
-    tokens: list
-    class_names: list
-    base_model: str
-    fingerprint: str  # of the text encoder that the tokens were added to
 
 
 def create_token_dictionary(embeds, tokens, class_names, encoder_root, model_name=DEFAULT_MODEL):
@@ -89,15 +78,6 @@ def create_token_dictionary(embeds, tokens, class_names, encoder_root, model_nam
         (folder / CLASSES_FILE).write_text(json.dumps(classes, indent=1) + "\n", encoding="utf-8")
 
 
-def check_encoder_root(encoder_root):
-    """Raise `UserError` unless an encoder root can be written there: long work asks this first."""
-    root = Path(encoder_root)
-    check_writable(root / CLASSES_FILE)
-    there = {path.name for path in root.iterdir()} if root.is_dir() else set()
-    if there and (CLASSES_FILE not in there or there - {"tokenizer", "text_encoder", CLASSES_FILE}):
-        raise UserError(f"{encoder_root} holds files that are not an encoder root's; name a new folder")
-
-
 def create_imagenet_star_encoder(path, encoder_root, model_name):
     """`create_token_dictionary` for ImageNet* from its 1,000 published tokens.
 
@@ -148,25 +128,6 @@ def _read_token(file):
     if not isinstance(held, torch.Tensor) or held.numel() != held.shape[-1]:
         raise UserError(f"the token file {file} does not hold one embedding; remove it or download it again")
     return token, held.detach().float().reshape(-1)
-
-
-def load_class_tokens(encoder_root):
-    """The `ClassTokens` of an encoder root. Raises `UserError` unless the folder is one."""
-    path = Path(encoder_root) / CLASSES_FILE
-    try:
-        held = json.loads(path.read_text(encoding="utf-8"))
-        lists, texts = [held[key] for key in ("tokens", "class_names")], [held["base_model"], held["fingerprint"]]
-        if not all(isinstance(words, list) and len(words) == len(lists[0]) > 0 for words in lists):
-            raise ValueError("tokens and class_names are not lists of one length")
-        if not all(isinstance(text, str) for text in (*lists[0], *lists[1], *texts)):
-            raise ValueError("a value is not text")
-        return ClassTokens(*lists, *texts)
-    except (FileNotFoundError, NotADirectoryError):
-        raise UserError(
-            f"{encoder_root} is not an encoder root: there is no {CLASSES_FILE}; make one with create_token_dictionary"
-        ) from None
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise UserError(f"{path} is damaged; make the encoder root again with create_token_dictionary") from error
 
 
 def encoder_digest(encoder_root):

@@ -12,10 +12,10 @@ from tqdm import tqdm
 from ..runtime.devices import resolve_device
 from ..runtime.errors import UserError, memory_advice
 from ..runtime.hub import quiet
-from .diffusion_models import DEFAULT_MODEL, fingerprint, load_model
-from .encoders import CLASSES_FILE, load_class_tokens, load_encoder
-
-PLACEHOLDER = "<TOKEN>"
+from .defaults import DEFAULT_MODEL
+from .diffusion_models import fingerprint, load_model
+from .encoders import load_encoder
+from .tokens import CLASSES_FILE, PLACEHOLDER, load_class_tokens
 
 
 def generate(

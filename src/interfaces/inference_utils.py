@@ -12,6 +12,7 @@ import torch
 from ..runtime import hub
 from ..runtime.devices import resolve_device
 from ..runtime.errors import UserError, one_line
+from .defaults import CLIP_MODEL, CLIP_WEIGHTS, QUANTILE
 from .encoders import create_token_dictionary
 
 __all__ = [
@@ -23,8 +24,6 @@ __all__ = [
     "load_clip",
 ]
 
-CLIP_MODEL, CLIP_WEIGHTS = "ViT-H-14", "laion2b_s32b_b79k"
-QUANTILE = 0.05
 _LOCAL = "local-dir:"
 _IMAGES_AT_ONCE = 32
 

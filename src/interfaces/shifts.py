@@ -6,7 +6,7 @@ from pathlib import Path
 import yaml
 
 from ..runtime.errors import UserError
-from .generation import PLACEHOLDER
+from .tokens import PLACEHOLDER
 
 SHIFTS_FILE = Path(__file__).resolve().parent / "shifts.yaml"
 BASE = "base"  # the name of the entry without a shift, with which the others are compared

@@ -17,7 +17,8 @@ from ..runtime.devices import resolve_device
 from ..runtime.errors import UserError, memory_advice
 from ..runtime.files import check_writable
 from ..runtime.pt_files import load_pt, save_pt
-from .diffusion_models import DEFAULT_MODEL, load_model
+from .defaults import DEFAULT_MODEL
+from .diffusion_models import load_model
 from .generation import check_seed, token_count
 from .photos import image_files, read_photo
 from .tokens import check_token

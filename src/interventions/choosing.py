@@ -11,6 +11,8 @@ from ..runtime.errors import UserError
 
 CHOICES = ("svm", "confidence", "random", "minority")
 SCHEMES = ("x2", "balanced", "soft")
+CAPTIONS = ("hard", "easy", "neutral")
+"""What chooses images, how training images are weighted, and the captions that images are generated from."""
 
 
 def hardness(entry, by, minority=None, seed=0):

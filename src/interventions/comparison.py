@@ -18,7 +18,7 @@ from ..runtime.errors import UserError
 from ..runtime.files import write_csv
 from ..runtime.pt_files import INTEGERS, is_plain_tensor, load_pt
 from ..training.metrics import class_accuracies
-from ..training.run_folders import version_number
+from ..training.run_folders import finished_versions
 from .choosing import in_minority
 
 CONFIDENCE = 0.95
@@ -64,12 +64,8 @@ def load_run(path):
 
     Raises `UserError` where there is none, or it has no classes (BCE).
     """
-    path = Path(path)
-    files = sorted(path.rglob("predictions.pt"), key=lambda file: (version_number(file.parent), file))
-    if not files:
-        raise UserError(f"{path} holds no finished run (predictions.pt); train it with ffcv_main.py, or check the path")
     seeds = {}
-    for file in files:
+    for file in finished_versions(path):
         content = load_pt(file, "predictions", "train the run again with ffcv_main.py")
         test = content.get("test") if isinstance(content, dict) else None
         whole = isinstance(test, dict) and {"indices", "labels", "preds"} <= set(test)

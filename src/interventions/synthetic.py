@@ -20,11 +20,11 @@ from ..captions.vocabulary import get_caption_set
 from ..data.extra_images import extra_images_split
 from ..data.image_sources import GENERATED
 from ..data.images import save_image
-from ..directions.results import SIDES, CaptionRow, OutputFiles, read_table
+from ..directions.results import CaptionRow, OutputFiles, read_table
 from ..embeddings.clip import clip_name, full_name
-from ..interfaces.diffusion_models import DEFAULT_MODEL
-from ..interfaces.encoders import load_class_tokens
+from ..interfaces.defaults import DEFAULT_MODEL
 from ..interfaces.inference_utils import calibrate_thresholds, clip_similarity
+from ..interfaces.tokens import load_class_tokens
 from ..loaders import make_loader
 from ..runtime.english import plain_name, some, with_article
 from ..runtime.errors import UserError
@@ -32,7 +32,6 @@ from ..runtime.files import atomic_path, write_csv
 from ..runtime.yaml_files import read_yaml
 from ..training.evaluation import predict
 
-CAPTIONS = (*SIDES, "neutral")
 SCENES_DIFFUSION = Path(__file__).resolve().parent / "scenes_diffusion"  # see scripts/train_scenes_diffusion.py
 REAL_IMAGES = 200  # of a class, that thresholds are calibrated on
 MANIFEST_COLUMNS = ("path", "label", *GENERATED)

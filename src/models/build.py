@@ -3,17 +3,12 @@
 import hashlib
 import pickle
 
-import timm
 import torch
-from torchvision import models as torchvision_models
 
 from ..runtime.english import nearest
 from ..runtime.errors import UserError
-from ..runtime.hub import without_retries
 from . import cifar_resnet
 from .weights import fill, load_weights, under_own_names
-
-_RESNETS = sorted(name for name in torchvision_models.list_models(torchvision_models) if "res" in name)
 
 
 def build_model(arch_type, arch, num_classes):
@@ -29,10 +24,16 @@ def build_model(arch_type, arch, num_classes):
     if arch_type == "cifar_resnet":
         _check_name(arch, list(cifar_resnet.ARCHS), arch_type)
         return cifar_resnet.cifar_resnet(arch, num_classes)
+    # Late, here and below: timm takes seconds to import, torchvision half a second.
     if arch_type == "timm":
+        import timm
+
         _check_name(arch, timm.list_models(), arch_type)
         return timm.create_model(arch, num_classes=num_classes)
-    _check_name(arch, _RESNETS, arch_type)
+    from torchvision import models as torchvision_models
+
+    resnets = sorted(name for name in torchvision_models.list_models(torchvision_models) if "res" in name)
+    _check_name(arch, resnets, arch_type)
     if arch_type == "resnet":
         return torchvision_models.get_model(arch, num_classes=num_classes)
     model = pretrained_torchvision(arch)
@@ -45,6 +46,8 @@ def pretrained_torchvision(arch, **build_args):
 
     Raises `UserError` for an unknown name, or naming the file and the folder where the weights are missing or damaged.
     """
+    from torchvision import models as torchvision_models
+
     _check_name(arch, torchvision_models.list_models(torchvision_models), "torchvision")
     weights = torchvision_models.get_model_weights(arch).DEFAULT
     model = torchvision_models.get_model(arch, weights=None, **build_args)
@@ -69,12 +72,16 @@ def pretrained_timm(arch, weights=None):
 
     Raises `UserError` for an unknown name, weights that are not at hand, and a file of another architecture.
     """
+    import timm
+
     _check_name(arch.split(".")[0], timm.list_models(), "timm")
     if weights is not None:
         model = timm.create_model(arch, pretrained=False)
         found, unexpected, _ = under_own_names(load_weights(weights), model.state_dict())
         fill(model, found, unexpected, f"{weights} are not those of timm's {arch}", "give its own")
         return model
+    from ..runtime.hub import without_retries
+
     try:
         with without_retries():
             return timm.create_model(arch, pretrained=True)

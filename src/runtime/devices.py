@@ -2,8 +2,6 @@
 
 import contextlib
 
-import torch
-
 from .errors import UserError
 
 
@@ -12,6 +10,8 @@ def resolve_device(name="auto"):
 
     "cuda:N" becomes the current device, on which FFCV makes its streams.
     """
+    import torch
+
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -31,4 +31,6 @@ def resolve_device(name="auto"):
 
 def autocast(device):
     """Half precision for the forward pass on CUDA; nothing on a CPU."""
+    import torch
+
     return torch.autocast("cuda", torch.float16) if device.type == "cuda" else contextlib.nullcontext()

@@ -2,7 +2,7 @@
 
 Every process runs the whole command on its share of the batches; rank 0 alone prints and writes files, and the others
 read what it wrote: on several nodes the folders lie on a file system that all of them see. Tensors on CUDA travel by
-NCCL, all else by gloo.
+NCCL, all else by gloo. A single process does not import torch for any of this.
 """
 
 import contextlib
@@ -12,22 +12,28 @@ import sys
 from datetime import timedelta
 
 import numpy as np
-import torch
-import torch.distributed as dist
 
 from .errors import UserError
 
 TIMEOUT = timedelta(hours=6)  # others wait while rank 0 writes a beton; a process that dies is noticed at once
 
 
+def _joined():
+    """torch.distributed, where this process has joined the others by it."""
+    dist = sys.modules.get("torch.distributed")
+    return dist if dist and dist.is_initialized() else None
+
+
 def rank():
     """This process's number, 0 to `world_size() - 1`."""
-    return dist.get_rank() if dist.is_initialized() else 0
+    dist = _joined()
+    return dist.get_rank() if dist else 0
 
 
 def world_size():
     """The number of processes."""
-    return dist.get_world_size() if dist.is_initialized() else 1
+    dist = _joined()
+    return dist.get_world_size() if dist else 1
 
 
 def is_main():
@@ -41,9 +47,12 @@ def process_group():
 
     An error in one process ends all: the first to fail passes its exception on, the others exit with code 2, silently.
     """
-    if not dist.is_torchelastic_launched():
+    if "TORCHELASTIC_RUN_ID" not in os.environ:  # torchrun sets it
         yield
         return
+    import torch
+    from torch import distributed as dist
+
     store, number, size = next(dist.rendezvous("env://"))
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     dist.init_process_group(backend, store=store, rank=number, world_size=size, timeout=TIMEOUT)
@@ -70,9 +79,11 @@ def _silence():
 
 
 def _is_first_failure(store):
+    from torch.distributed import DistError
+
     try:
         return store.add("failures", 1) == 1
-    except dist.DistError:  # the node of the store has left
+    except DistError:  # the node of the store has left
         return False
 
 
@@ -80,6 +91,8 @@ def own_device(device):
     """The device of this process: of several on CUDA, each has that of its LOCAL_RANK. Raises `UserError`."""
     if world_size() == 1 or device.type != "cuda":
         return device
+    import torch
+
     if device.index is not None:
         raise UserError(f"--device {device} is one device for {world_size()} processes; give --device cuda")
     local, there = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
@@ -95,7 +108,7 @@ def broadcast(value):
     if world_size() == 1:
         return value
     box = [value]
-    dist.broadcast_object_list(box, src=0)
+    _joined().broadcast_object_list(box, src=0)
     return box[0]
 
 
@@ -119,7 +132,7 @@ def gather(value):
     values = [value]
     if world_size() > 1:
         values *= world_size()
-        dist.all_gather_object(values, value)
+        _joined().all_gather_object(values, value)
     return values
 
 
@@ -128,7 +141,7 @@ def gather_to_main(value):
     if world_size() == 1:
         return [value]
     values = [None] * world_size() if is_main() else None
-    dist.gather_object(value, values)
+    _joined().gather_object(value, values)
     return values or []
 
 
@@ -145,7 +158,7 @@ def gather_arrays(array):
 def add_up(tensor):
     """The sum of every process's `tensor`, in its place."""
     if world_size() > 1:
-        dist.all_reduce(tensor)
+        _joined().all_reduce(tensor)
     return tensor
 
 
@@ -153,4 +166,4 @@ def broadcast_buffers(model):
     """Give every process rank 0's buffers: the running statistics of BatchNorm, of which each has its own."""
     if world_size() > 1:
         for buffer in model.buffers():
-            dist.broadcast(buffer, src=0)
+            _joined().broadcast(buffer, src=0)

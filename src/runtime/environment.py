@@ -7,7 +7,6 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-import torch
 import yaml
 
 from .distributed import world_size
@@ -22,6 +21,8 @@ def environment():
     Keys: date (UTC), python, packages (name -> version), git (commit, modified: 1 where tracked files differ from it),
     system, cpu, cores (that this process may use), gpus (list), processes.
     """
+    import torch
+
     known = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),

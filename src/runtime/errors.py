@@ -9,6 +9,8 @@ import re
 import signal
 import sys
 
+from .extras import what_is_missing
+
 # What reading from a disk or network mount gives that has gone away.
 LOST_STORAGE = (errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ENODEV, errno.ENXIO, errno.ETIMEDOUT, errno.EHOSTDOWN)
 
@@ -24,7 +26,10 @@ class UserError(Exception):
 
 
 def entry_point(main):
-    """Decorate a script's `main`: a `UserError`, or a disk that is full or lost, becomes one line and exit code 2."""
+    """Decorate a script's `main`: what a user can mend becomes one line and exit code 2.
+
+    A `UserError`, a disk that is full or lost, too little memory, a package of an extra that is not installed.
+    """
 
     @functools.wraps(main)
     def wrapped(*args, **kwargs):
@@ -40,6 +45,10 @@ def entry_point(main):
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             sys.exit(130)
+        except ModuleNotFoundError as error:
+            message = what_is_missing(error)
+            if message is None:
+                raise
         except OSError as error:
             if error.errno is None:
                 raise

@@ -15,6 +15,14 @@ import numpy as np
 from .errors import UserError
 
 
+def existing_file(path, what, hint="check the path"):
+    """The path of a file that is to be read; `what` and `hint` word the `UserError` where there is none."""
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{what} {path} {'is a folder' if path.is_dir() else 'does not exist'}; {hint}")
+    return path
+
+
 def check_writable(path):
     """Raise `UserError` unless a file can be made at `path`; creates nothing that stays.
 

@@ -1,4 +1,7 @@
-"""Hugging Face's hub: where it cannot be reached, its cache is used at once; nothing is said on the way."""
+"""Hugging Face's hub: where it cannot be reached, its cache is used at once; nothing is said on the way.
+
+Its client is imported late: where it is missing, the library that was to use it is the one to name.
+"""
 
 import contextlib
 import functools
@@ -7,8 +10,6 @@ import logging
 import urllib.error
 import urllib.request
 import warnings
-
-from huggingface_hub import constants, utils
 
 from .errors import one_line
 
@@ -20,6 +21,8 @@ def without_retries(local=False):
     Args:
         local: what is loaded lies in a folder, so that the hub need not be asked whether it answers.
     """
+    from huggingface_hub import constants
+
     before = constants.HF_HUB_OFFLINE
     constants.HF_HUB_OFFLINE = before or not (local or answers())
     try:
@@ -31,6 +34,8 @@ def without_retries(local=False):
 @functools.cache
 def answers():
     """Whether the hub answers; asked once a process."""
+    from huggingface_hub import constants
+
     try:
         urllib.request.urlopen(urllib.request.Request(constants.ENDPOINT, method="HEAD"), timeout=10).close()
     except urllib.error.HTTPError:
@@ -42,6 +47,8 @@ def answers():
 
 def reason(error):
     """One line of why a model cannot be had from the hub."""
+    from huggingface_hub import constants
+
     if constants.HF_HUB_OFFLINE or not answers():
         return "the hub cannot be reached"
     return one_line(error)
@@ -54,6 +61,8 @@ def quiet(*libraries):
     Args:
         libraries: those whose own progress bars are meant beside the hub's: "diffusers", "transformers".
     """
+    from huggingface_hub import utils
+
     bars = [importlib.import_module(f"{library}.utils.logging") for library in libraries]
     shown, disabled = not utils.are_progress_bars_disabled(), logging.root.manager.disable
     logging.disable(logging.CRITICAL)

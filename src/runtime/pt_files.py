@@ -12,7 +12,7 @@ import safetensors.torch
 import torch
 
 from .errors import UserError
-from .files import write_file
+from .files import existing_file, write_file
 
 INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
@@ -42,7 +42,7 @@ def load_pt(path, what, hint="make it again", stand_ins=()):
     Raises `UserError` where the file is missing, truncated, unreadable, would run code or would fill the memory with
     more than it holds.
     """
-    path = _existing(path, what)
+    path = existing_file(path, what)
     try:
         size = path.stat().st_size
         _check_pickles(path, size, {" ".join(name.rsplit(".", 1)) for _, name in stand_ins})
@@ -65,18 +65,11 @@ def load_tensors(path, what, hint="get it again", stand_ins=()):
     """What a file of tensors holds, on the CPU: that of a .safetensors file, or else as `load_pt`."""
     if Path(path).suffix != ".safetensors":
         return load_pt(path, what, hint, stand_ins)
-    path = _existing(path, what)
+    path = existing_file(path, what)
     try:
         return safetensors.torch.load_file(path)
     except Exception as error:  # a damaged header raises any kind
         raise _unreadable(path, what, error, f"is damaged; {hint}") from error
-
-
-def _existing(path, what):
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"{what} {path} {'is a folder' if path.is_dir() else 'does not exist'}; check the path")
-    return path
 
 
 def _unreadable(path, what, error, otherwise):

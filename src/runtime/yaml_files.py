@@ -1,11 +1,11 @@
 """YAML as the project reads it: safe, bounded, with `1e-3` a number and no key twice."""
 
 import re
-from pathlib import Path
 
 import yaml
 
 from .errors import UserError
+from .files import existing_file
 
 MOST_BYTES, MOST_WORDS, MOST_DIGITS = 4_000_000, 1_000_000, 100
 """Of a YAML file: its size, the words in it with every alias written out, and the length of a number."""
@@ -78,9 +78,7 @@ def parse_yaml(text):
 
 def read_yaml(path, what, hint):
     """A YAML file's mapping; `what` and `hint` word the `UserError` ("config", where to see examples)."""
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"{what} {path} {'is a folder' if path.is_dir() else 'does not exist'}; check the path")
+    path = existing_file(path, what)
     if path.stat().st_size > MOST_BYTES:
         raise UserError(f"{what} {path} is larger than {MOST_BYTES / 1e6:.0f} MB, so it is no {what}; check the path")
     try:

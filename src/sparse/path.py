@@ -13,7 +13,6 @@ from ..runtime.errors import UserError
 from ..runtime.files import written_together
 from ..runtime.pt_files import FLOATS, is_plain, is_plain_tensor, load_pt, save_pt
 from .datafits import Gaussian, Multinomial
-from .penalties import ElasticNet, GroupElasticNet
 from .rows import StandardizedRows, check_features, check_finite, free_memory, statistics
 from .solver import Solver, evaluate
 
@@ -205,6 +204,8 @@ def elastic_net_path(
         path = elastic_net_path(features, labels, val=(val_features, val_labels))
         layer = path.to_linear(select_sparse_model(path, "sparsity", factor=15))
     """
+    from .penalties import ElasticNet, GroupElasticNet  # late: numba, which reading a path does not take
+
     _check_settings(alpha, k, epsilon, family, tol)
     device = resolve_device(device)
     dtype = torch.float32 if tol >= FLOAT32_TOL else torch.float64

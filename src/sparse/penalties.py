@@ -4,7 +4,8 @@ Coefficients are (classes, d + 1) float64 arrays: the last column is the interce
 """
 
 import numpy as np
-from numba import njit
+
+from ..runtime.compiling import compiled
 
 
 class ElasticNet:
@@ -67,7 +68,7 @@ class ElasticNet:
         return new
 
     @staticmethod
-    @njit(cache=True, fastmath=True)
+    @compiled(fastmath=True)
     def _descend(coef, gradient, gram, scale, factors, signs, l1, l2, tolerance, max_sweeps):
         classes, p = coef.shape
         moved = np.zeros((classes, p))  # (V - coef) @ gram
@@ -126,7 +127,7 @@ class GroupElasticNet(ElasticNet):
         return np.where(norms == 0, at_zero, np.linalg.norm(gradient + l1 * unit, axis=0))
 
     @staticmethod
-    @njit(cache=True, fastmath=True)
+    @compiled(fastmath=True)
     def _descend(coef, gradient, gram, scale, factors, signs, l1, l2, tolerance, max_sweeps):
         # One proximal step per feature, with an upper bound on the curvature of its column: then the step is closed.
         classes, p = coef.shape

@@ -93,6 +93,16 @@ def version_number(folder):
     return int(found[1]) if found else -1
 
 
+def finished_versions(folder):
+    """The predictions of every version that is whole, at any depth, later versions later. `UserError` without any."""
+    files = sorted(Path(folder).rglob("predictions.pt"), key=lambda file: (version_number(file.parent), file))
+    if not files:
+        raise UserError(
+            f"{folder} holds no finished run (predictions.pt); train it with ffcv_main.py, or check the path"
+        )
+    return files
+
+
 def latest_version(run_folder):
     """The highest K of `run_folder/version_K`, or None."""
     latest = max(map(version_number, Path(run_folder).glob("version_*")), default=-1)

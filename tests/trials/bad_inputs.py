@@ -48,7 +48,7 @@ from ffcv.types import ALLOC_TABLE_TYPE, FieldDescType, HeaderType
 from tabulate import tabulate
 from tqdm import tqdm
 
-from tests.trials.kill_trials import check_same, check_whole, finals, prepare, stages
+from tests.trials.kill_trials import check_same, check_whole, finals, import_everything, prepare, stages
 
 ROOT = Path(__file__).resolve().parents[2]
 MOMENTS = (0.5,)  # of an undisturbed call's time, at which disks vanish
@@ -875,6 +875,7 @@ def main(argv=None):
     if out.exists():
         raise UserError(f"--out {out} exists; name a new folder")
     torch.set_num_threads(1)
+    import_everything()
     prepare_all(out / "data")
     rows = []
     for row in itertools.chain(*(TRIALS[kind](out / "data", out, args.commands) for kind in args.trials)):

@@ -14,7 +14,9 @@ Commands run in forks of one process that has imported everything, so that the k
 import argparse
 import contextlib
 import csv
+import importlib
 import os
+import pkgutil
 import re
 import signal
 import sys
@@ -23,6 +25,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import failure_directions
 import numpy as np
 import torch
 import yaml
@@ -205,6 +208,7 @@ def main(argv=None):
         raise UserError(f"--out {out} exists; name a new folder")
     chosen = {name: stage for name, stage in chosen.items() if name in (args.stages or chosen)}
     torch.set_num_threads(1)
+    import_everything()
     prepare(out / "data", chosen)
     rng = np.random.default_rng(args.seed)
     share = np.diff(np.linspace(0, args.kills, len(chosen) + 1).round().astype(int))
@@ -217,6 +221,12 @@ def main(argv=None):
         if row["problem"]:
             print(f"{row['stage']}, killed after {row['moment']:.2f} s: {row['problem']}")
     sys.exit(any(row["problem"] for row in rows))
+
+
+def import_everything():
+    """Import what commands import late, so that forks begin with the work."""
+    for module in pkgutil.walk_packages(failure_directions.__path__, "failure_directions."):
+        importlib.import_module(module.name)
 
 
 def prepare(data, names):

@@ -36,6 +36,8 @@ class Reader:
 class TextReader(Reader):
     """Attributes: `texts`, list of N; after `read_words`, `words`: a `WordInfluence` on standardised features."""
 
+    is_text = True
+
     def __init__(self, *args):
         super().__init__(*args)
         asked = self.options
@@ -84,6 +86,8 @@ class TextReader(Reader):
 
 class ImageReader(Reader):
     """Attributes: `mean`, `std`: (3,) of the model's normalisation on the 0..1 scale."""
+
+    is_text = False
 
     def __init__(self, *args):
         super().__init__(*args)

@@ -1,0 +1,17 @@
+"""Figures as files. Without matplotlib: the figure brings it."""
+
+from pathlib import Path
+
+from .errors import UserError
+from .files import atomic_path
+
+FORMATS = (".png", ".pdf", ".svg")
+
+
+def save_figure(figure, filename):
+    """Write a figure, atomically; the ending of the name chooses the format. Raises `UserError` for another ending."""
+    ending = Path(filename).suffix.lower()
+    if ending not in FORMATS:
+        raise UserError(f"cannot save a figure as {filename}: the name must end in {', '.join(FORMATS)}")
+    with atomic_path(filename) as temporary:
+        figure.savefig(temporary, format=ending[1:])
