@@ -77,6 +77,10 @@ def find_failures(
     >>> [one.verdict for one in find_failures(np.zeros(400, int), wrong.astype(int), x).confirmed][:1]
     ['confirmed']
     """
+    if not 0 < fdr < 1:
+        raise UserError(f"fdr is {fdr}: give a share between 0 and 1, both excluded, such as 0.1")
+    if directions != "auto" and not (isinstance(directions, int) and directions > 0):
+        raise UserError(f"directions is {directions!r}: give auto, or how many failures a class may have")
     embeddings = _as_array(embeddings)
     if embeddings.ndim != 2 or embeddings.dtype.kind not in "fiu":
         raise UserError(f"embeddings are {embeddings.dtype} of shape {embeddings.shape}; give numbers (images, d)")
@@ -288,6 +292,8 @@ def _as_classes(labels, preds, probs, class_names):
 def _names_of(values, columns):
     if all(isinstance(value, int | bool) for value in values):
         return [str(c) for c in range(columns or max(values, default=-1) + 1)]
+    if any(isinstance(value, int | bool) for value in values):
+        raise UserError("labels and preds are names and numbers mixed: give all as one, or class_names for the numbers")
     return sorted({clean_name(value) for value in values})
 
 

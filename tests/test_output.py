@@ -100,7 +100,7 @@ def test_a_result_is_whole_whatever_becomes_of_the_output(output, scenes_folder,
     assert read_result(svm).class_names == NAMES
     assert len(read_directions(svm).cv_scores) == 8
     assert {row.class_name for row in read_table(svm, CaptionRow)} <= set(NAMES)
-    endings = ["captions.csv", "model.pt", "precision.csv", "spurious.csv", "subpopulations.csv"]
+    endings = ["captions.csv", "model.pt", "precision.csv", "slices.csv", "spurious.csv", "subpopulations.csv"]
     endings += ["test.csv", "train.csv", "val.csv"]
     names = {path.name for path in svm.parent.iterdir() if path.is_file()}
     assert names == {"svm.pt", *(f"svm_{ending}" for ending in endings)}

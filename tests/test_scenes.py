@@ -6,7 +6,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from failure_directions.data import scenes
+from failure_directions.data import scene_drawing, scenes
 from failure_directions.data.scene_drawing import BACKGROUNDS, COLOURS, SHAPES, caption, draw
 from failure_directions.data.scenes import (
     KINDS,
@@ -107,7 +107,7 @@ def nearest(colour, palette):
 
 def test_the_palette_is_what_the_web_calls_these_colours():
     web_colours = {name: ImageColor.getrgb(name) for name in COLOURS}
-    assert all(nearest(colour, web_colours) == name for name, colour in scenes.PALETTE.items())
+    assert all(nearest(colour, web_colours) == name for name, colour in scene_drawing.PALETTE.items())
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -121,7 +121,7 @@ def test_the_median_colour_inside_the_shape_is_the_one_in_the_caption(shape):
             )
             inside = np.abs(image - other).sum(-1) > 100
             median = np.median(image[inside], axis=0)
-            assert nearest(median, scenes.PALETTE) == colour
+            assert nearest(median, scene_drawing.PALETTE) == colour
 
 
 def test_every_shape_and_background_can_be_told_from_every_other():

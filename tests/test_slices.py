@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from failure_directions.directions import slices
-from failure_directions.svm_path import Preprocess, fit_svm
+from failure_directions.directions.class_fit import Preprocess, fit_svm
 from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
 

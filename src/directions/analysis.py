@@ -270,7 +270,7 @@ def class_table(found):
         says_right = splits["test"].ypred[of_class["test"]]
         row = [name, *(float(right[split].mean()) if len(right[split]) else None for split in right)]
         if c in fitter.skipped:
-            rows.append([*row, None, None, None, None, f"no direction: {fitter.skipped[c]}"])
+            rows.append([*row, None, None, None, None, f"skipped: {fitter.skipped[c]}"])
             continue
         rows.append(
             [

@@ -24,7 +24,7 @@ CONFIRMED, NOT_CONFIRMED, TOO_FEW = VERDICTS = ("confirmed", "not confirmed", "t
 FIND_NAMES, CONFIRM_NAMES = ("find", "val"), ("confirm", "test")
 CONFIDENCE_STRATA = 10
 PERMUTATIONS, ENOUGH_EXCEEDANCES = 9_999, 100
-NEAR_DUPLICATE = 0.95
+NEAR_DUPLICATE, MUCH_NEARER = 0.95, 0.04
 POWER_NEEDED = 0.5
 MOST_IMAGES = 1_000_000
 
@@ -147,17 +147,30 @@ def split_in_halves(labels, groups=None, seed=0):
 
 
 def near_duplicates(x_find, x_confirm, threshold=NEAR_DUPLICATE, block=1024):
-    """How many rows of `x_confirm` (m, d) have a cosine of at least `threshold` with a row of `x_find` (n, d).
+    """How many rows of `x_confirm` (m, d) are near-duplicates of a row of `x_find` (n, d).
 
-    Works on blocks of `block` by `block` similarities.
+    A cosine of at least `threshold`, and far nearer than images of the class are to each other: 1 - cosine below
+    `MUCH_NEARER` times the upper quartile of what it is between rows of `x_find` and their nearest others. Without the
+    second, an embedding that tells little of an image would make duplicates of all. Works on blocks of `block` by
+    `block` similarities.
     """
     x_find, x_confirm = (x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-300) for x in (x_find, x_confirm))
-    found = np.zeros(len(x_confirm), dtype=bool)
-    for i in range(0, len(x_confirm), block):
-        for j in range(0, len(x_find), block):
-            similar = x_confirm[i : i + block] @ x_find[j : j + block].T
-            found[i : i + block] |= similar.max(axis=1) >= threshold
-    return int(found.sum())
+    usual = 1 - _nearest_cosines(x_find, x_find, block, others=True)
+    limit = MUCH_NEARER * np.quantile(usual, 0.75) if len(x_find) > 1 else 1 - threshold
+    nearest = _nearest_cosines(x_confirm, x_find, block)
+    return int(((nearest >= threshold) & (1 - nearest <= max(limit, 1e-12))).sum())
+
+
+def _nearest_cosines(x, among, block, others=False):
+    """The highest cosine (n,) of each row of x with a row of `among`, both of length 1; `others`: but for itself."""
+    highest = np.full(len(x), -1.0)
+    for i in range(0, len(x), block):
+        for j in range(0, len(among), block):
+            similar = x[i : i + block] @ among[j : j + block].T
+            if others and i == j:
+                np.fill_diagonal(similar, -1)
+            highest[i : i + block] = np.maximum(highest[i : i + block], similar.max(axis=1))
+    return highest
 
 
 # ---- The theorems ---------------------------------------------------------------------------------------------------

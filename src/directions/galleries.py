@@ -76,6 +76,8 @@ class SVMProcessor:
     @property
     def dataset_config(self):
         """The dataset config of the run, as a dict; None where the result is of plain arrays."""
+        if self.result is not None:
+            return self.result.get("dataset_config")  # with what this version does not know
         return self.loaded.dataset_config and self.loaded.dataset_config.model_dump()
 
     # ---- numbers ------------------------------------------------------------------------------------------------

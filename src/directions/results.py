@@ -573,7 +573,8 @@ def _check_content(content):
     if number > FORMAT:
         raise _Refused(f"is of format {number}, which takes a newer version than this (it knows 1 to {FORMAT})")
     # Format 1 knew no result of plain arrays.
-    missing = [key for key in (*_KINDS, *(_CONFIGS if number == 1 else ())) if key not in content]
+    needed = ("args", *(_CONFIGS if number == 1 else ()), "class_names", "cv_scores")
+    missing = [key for key in needed if key not in content]
     there = [name for name in SPLITS if f"{name}_metrics" in content]
     if not there:
         missing.append("test_metrics")
