@@ -8,6 +8,7 @@ threads), peak memory, and the number of modules that were imported. Processor t
 
 import argparse
 import os
+import re
 import statistics
 import subprocess
 import sys
@@ -56,6 +57,7 @@ MISTAKES = {
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=5, help="processes a row (default: 5)")
+    parser.add_argument("--only", default="", metavar="REGEX", help="of the calls, by what the table says")
     args = parser.parse_args(argv)
     calls = {"import failure_directions": [IMPORT]}
     calls |= {f"{name} --help": [COMMAND, name, "--help"] for name in SUBCOMMANDS}
@@ -64,6 +66,8 @@ def main(argv=None):
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "bad.yaml").write_text("train_betn: a.beton\n")
         for what, words in calls.items():
+            if not re.search(args.only, what):
+                continue
             rows = [measure(words, folder) for _ in range(args.runs)]
             seconds, memory, modules = (statistics.median(column) for column in zip(*rows, strict=True))
             print(f"| {what} | {seconds:.2f} | {memory:.0f} | {modules:.0f} |", flush=True)

@@ -67,6 +67,7 @@ CORE_EXAMPLE = """
 import csv
 import numpy as np
 import failure_directions as fd
+from PIL import Image
 from failure_directions.commands.main import main
 
 rng = np.random.default_rng(0)
@@ -90,6 +91,8 @@ again.report("again.html")
 flagged = found.score(embeddings, labels)
 
 np.save("e.npy", embeddings)
+for i, image in enumerate(images):
+    Image.fromarray(image).save(f"{i}.png")
 with open("table.csv", "w", newline="") as stream:
     rows = zip([f"{i}.png" for i in range(n)], labels, preds)
     csv.writer(stream).writerows([("path", "label", "pred"), *rows])
