@@ -11,6 +11,8 @@ Plain arrays in, plain dataclasses out; nothing here reads a file.
 """
 
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from itertools import chain
 
 import numpy as np
 from joblib import Parallel, delayed
@@ -27,6 +29,7 @@ PERMUTATIONS, ENOUGH_EXCEEDANCES = 9_999, 100
 NEAR_DUPLICATE, MUCH_NEARER = 0.95, 0.04
 POWER_NEEDED = 0.5
 MOST_IMAGES = 1_000_000
+BATCH_IMAGES = 4096
 
 
 @dataclass(frozen=True)
@@ -154,16 +157,22 @@ def near_duplicates(x_find, x_confirm, threshold=NEAR_DUPLICATE, block=1024):
     second, an embedding that tells little of an image would make duplicates of all. Works on blocks of `block` by
     `block` similarities.
     """
-    x_find, x_confirm = (x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-300) for x in (x_find, x_confirm))
-    usual = 1 - _nearest_cosines(x_find, x_find, block, others=True)
-    limit = MUCH_NEARER * np.quantile(usual, 0.75) if len(x_find) > 1 else 1 - threshold
+    # Single precision is 1e-6 off, the limits are no finer.
+    x_find, x_confirm = (
+        (x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-300)).astype(np.float32)
+        for x in (x_find, x_confirm)
+    )
     nearest = _nearest_cosines(x_confirm, x_find, block)
-    return int(((nearest >= threshold) & (1 - nearest <= max(limit, 1e-12))).sum())
+    close = nearest >= threshold
+    if not close.any() or len(x_find) < 2:
+        return int(close.sum())
+    usual = np.quantile(1 - _nearest_cosines(x_find, x_find, block, others=True), 0.75)
+    return int((close & (1 - nearest <= max(MUCH_NEARER * usual, 2e-6))).sum())
 
 
 def _nearest_cosines(x, among, block, others=False):
     """The highest cosine (n,) of each row of x with a row of `among`, both of length 1; `others`: but for itself."""
-    highest = np.full(len(x), -1.0)
+    highest = np.full(len(x), -1, dtype=x.dtype)
     for i in range(0, len(x), block):
         for j in range(0, len(among), block):
             similar = x[i : i + block] @ among[j : j + block].T
@@ -315,26 +324,30 @@ def detection_power(images, flagged, flagged_rate, rest_rate, level):
 
     means = flagged * flagged_rate, rest * rest_rate
     variances = means[0] * (1 - flagged_rate), means[1] * (1 - rest_rate)
-    a = window(means[0], variances[0], flagged)[None, :]
+    a = window(means[0], variances[0], flagged)
     total = window(sum(means), sum(variances), images)[:, None]
     other = total - a
     possible = (other >= 0) & (other <= rest)
     other = np.where(possible, other, 0)
-    # The hypergeometric distribution, as scipy's, which takes a millisecond for each total.
-    ways = _log_choose(flagged, a) + _log_choose(rest, other) - _log_choose(images, total)
-    tail = np.where(possible, np.exp(ways), 0)[:, ::-1].cumsum(axis=1)[:, ::-1]
-    chance = stats.binom.pmf(a, flagged, flagged_rate) * stats.binom.pmf(other, rest, rest_rate)
-    return float(min(1.0, chance[possible & (tail <= level)].sum()))
+    # The ways to see these counts give both distributions; scipy's take a millisecond for each total.
+    ways = _log_choose(flagged, a) + _log_choose(rest, other)
+    tail = np.where(possible, np.exp(ways - _log_choose(images, total)), 0)[:, ::-1].cumsum(axis=1)[:, ::-1]
+    chance = ways + _log_power(flagged_rate, a, flagged) + _log_power(rest_rate, other, rest)
+    return float(min(1.0, np.exp(chance[possible & (tail <= level)]).sum()))
 
 
 def _log_choose(n, k):
     return special.gammaln(n + 1) - special.gammaln(k + 1) - special.gammaln(n - k + 1)
 
 
-def images_for_power(share, flagged_rate, rest_rate, level, power=POWER_NEEDED, start=10):
+def _log_power(rate, successes, n):
+    return special.xlogy(successes, rate) + special.xlog1py(n - successes, -rate)
+
+
+def images_for_power(share, flagged_rate, rest_rate, level, power=POWER_NEEDED):
     """About how many images of a class give `detection_power` >= `power` when `share` of them is flagged.
 
-    To 2 %: exact power is a sawtooth in the number of images. None where a million would not do.
+    To 10 %: exact power is a sawtooth in the number of images. None where a million would not do.
     """
 
     def enough(images):
@@ -343,14 +356,18 @@ def images_for_power(share, flagged_rate, rest_rate, level, power=POWER_NEEDED, 
 
     if flagged_rate <= rest_rate:
         return None
-    low = high = max(2, int(start))
+    # The normal approximation is a start; exact power brackets it.
+    rate = share * flagged_rate + (1 - share) * rest_rate
+    deviations = stats.norm.isf(level) + stats.norm.ppf(power)
+    variance = rate * (1 - rate) / (share * (1 - share))
+    high = max(2, int(1.1 * deviations**2 * variance / (flagged_rate - rest_rate) ** 2))
     while not enough(high):
-        low, high = high, 2 * high
+        high = int(1.3 * high) + 1
         if high > MOST_IMAGES:
             return None
-    while high - low > max(1, 0.02 * high):
-        middle = (low + high) // 2
-        low, high = (low, middle) if enough(middle) else (middle, high)
+    # Down by tenths: the start is near, so that this takes fewer steps than halving.
+    while high > 2 and enough(int(high / 1.1)):
+        high = int(high / 1.1)
     return high
 
 
@@ -475,8 +492,8 @@ def find_and_confirm(
 ):
     """Find several failures per class on the `find` rows and confirm them on the `confirm` rows.
 
-    x: float (N, d) preprocessed embeddings, or raw ones (a memory map, say) with `preprocess`, a function of rows that
-    is called on one class at a time. labels, preds: int (N,). find, confirm: row numbers or bool (N,), disjoint.
+    x: float (N, d) preprocessed embeddings, or raw ones (a memory map, say) with `preprocess` (`svm_path.Preprocess`),
+    which is called on one class at a time. labels, preds: int (N,). find, confirm: row numbers or bool (N,), disjoint.
     groups: (N,), whole groups are permuted in the tests. probs: float (N, classes), for "beyond confidence" and for
     grouping errors in find. directions: "auto", or how many slices a class may have. fdr: level of the
     Benjamini-Hochberg procedure. stability: find on the swapped parts too (twice the time).
@@ -500,26 +517,35 @@ def find_and_confirm(
         )
     shared = 0 if groups is None else len(np.intersect1d(groups[find], groups[confirm]))
 
-    def tasks():
-        for c in np.unique(np.concatenate([labels[find], labels[confirm]])):
-            parts = [rows[labels[rows] == c] for rows in (find, confirm)]
+    by_class = [_by_label(labels, rows) for rows in (find, confirm)]
+
+    def batches():
+        """Classes that travel to a worker together, so that a small one costs no round of its own."""
+        batch, size = [], 0
+        for c in sorted(set().union(*by_class)):
+            parts = [rows.get(c, np.zeros(0, dtype=np.int64)) for rows in by_class]
             data = []
             for rows in parts:
-                z = np.asarray(x[rows], dtype=np.float64)
+                z = np.asarray(x[rows])
                 if len(bad := np.flatnonzero(~np.isfinite(z).all(axis=1))):
                     raise UserError(
                         f"row {rows[bad[0]]} of the embeddings holds NaN or infinity: leave it out or mend it"
                     )
-                z = preprocess(z) if preprocess is not None else z
                 outputs = None if probs is None else np.asarray(probs[rows], dtype=np.float64)
                 data.append((z, preds[rows] != c, outputs, preds[rows], None if groups is None else groups[rows]))
-            yield int(c), parts, data
+            batch.append((c, parts, data))
+            size += sum(map(len, parts))
+            if size >= BATCH_IMAGES:
+                yield batch
+                batch, size = [], 0
+        if batch:
+            yield batch
 
-    work = Parallel(jobs, batch_size="auto")(
-        delayed(_find_and_confirm_class)(c, parts, data, directions, seed, stability) for c, parts, data in tasks()
+    work = Parallel(jobs, pre_dispatch="n_jobs", batch_size=1, return_as="generator")(
+        delayed(_find_and_confirm_classes)(batch, preprocess, directions, seed, stability) for batch in batches()
     )
     tested, skipped, duplicates = [], {}, 0
-    for c, slices, reason, near in work:
+    for c, slices, reason, near in chain.from_iterable(work):
         duplicates += near
         if reason:
             skipped[c] = reason
@@ -530,59 +556,81 @@ def find_and_confirm(
     return Findings(slices, skipped, duplicates, shared)
 
 
+def _by_label(labels, rows):
+    """Rows of each class among `rows`, ascending: a dict."""
+    order = np.sort(rows)[np.argsort(labels[np.sort(rows)], kind="stable")]
+    classes, first = np.unique(labels[order], return_index=True)
+    return {int(c): part for c, part in zip(classes, np.split(order, first)[1:], strict=True)}
+
+
+def _find_and_confirm_classes(batch, preprocess, directions, seed, stability):
+    """`_find_and_confirm_class` over a list of classes: the work of one process, with BLAS on one thread.
+
+    Small classes gain nothing by a second thread, and the sums of the linear algebra hang on the number of threads.
+    """
+    results = []
+    with threadpool_limits(1, user_api="blas"):
+        for c, parts, data in batch:
+            data = [(_float64(z, preprocess), *others) for z, *others in data]
+            results.append(_find_and_confirm_class(c, parts, data, directions, seed, stability))
+    return results
+
+
+def _float64(z, preprocess):
+    z = np.asarray(z, dtype=np.float64)
+    return preprocess(z) if preprocess is not None else z
+
+
 def _find_and_confirm_class(c, parts, data, directions, seed, stability):
     """One class: (c, list of (slice without its family's values, effective sizes), reason to skip, near-duplicates)."""
     (x, wrong, probs, preds, _), (x2, wrong2, probs2, preds2, groups2) = data
-    with threadpool_limits(1, user_api="blas"):
-        near = near_duplicates(x, x2) if len(x) and len(x2) else 0
-        if reason := reason_to_skip(x, wrong):
-            return c, [], reason, near
-        found = find_class_slices(x, wrong, probs, preds, directions, class_generator(seed, c, "find"))
-        if not found:
-            return c, [], "no group of its errors lies together", near
-        tests = confirm_class(found, x2, wrong2, groups2, probs2, class_generator(seed, c, "confirm"))
-        swapped = None
-        if stability:
-            swapped = find_class_slices(x2, wrong2, probs2, preds2, directions, class_generator(seed, c, "swapped"))
-            both = np.concatenate([x, x2])
-            swapped = np.array([s.score(both) for s in swapped])
-        slices = []
-        for rank, (s, (intercept, flagged, rest, p, beyond)) in enumerate(zip(found, tests, strict=True), start=1):
-            hardest = np.flatnonzero(flagged)[np.argsort(s.score(x2[flagged]), kind="stable")]
-            rates = [float(wrong2[rows].mean()) if rows.any() else float("nan") for rows in (flagged, rest)]
-            stable = float("nan")
-            if swapped is not None:
-                stable = overlap(s.score(both), swapped, round(s.share * len(both)))
-            sizes = [
-                effective_size(wrong2[rows], None if groups2 is None else groups2[rows]) for rows in (flagged, rest)
-            ]
-            result = Slice(
-                id="",
-                class_index=c,
-                class_name="",
-                rank=rank,
-                direction=s.direction,
-                intercept=intercept,
-                members=parts[1][hardest],
-                found_members=parts[0][s.members],
-                size=int(flagged.sum()),
-                rest=int(rest.sum()),
-                error_rate=rates[0],
-                rest_error_rate=rates[1],
-                difference=rates[0] - rates[1],
-                interval=(float("nan"), float("nan")),
-                p_value=p,
-                q_value=float("nan"),
-                beyond_confidence_p=beyond,
-                beyond_confidence_q=float("nan"),
-                verdict="",
-                images_needed=None,
-                stability=stable,
-                wrong_as=_commonest(preds2[flagged & wrong2]),
-                rest_wrong_as=_commonest(preds2[rest & wrong2]),
-            )
-            slices.append((result, sizes))
-        return c, slices, None, near
+    near = near_duplicates(x, x2) if len(x) and len(x2) else 0
+    if reason := reason_to_skip(x, wrong):
+        return c, [], reason, near
+    found = find_class_slices(x, wrong, probs, preds, directions, class_generator(seed, c, "find"))
+    if not found:
+        return c, [], "no group of its errors lies together", near
+    tests = confirm_class(found, x2, wrong2, groups2, probs2, class_generator(seed, c, "confirm"))
+    swapped = None
+    if stability:
+        swapped = find_class_slices(x2, wrong2, probs2, preds2, directions, class_generator(seed, c, "swapped"))
+        both = np.concatenate([x, x2])
+        swapped = np.array([s.score(both) for s in swapped])
+    slices = []
+    for rank, (s, (intercept, flagged, rest, p, beyond)) in enumerate(zip(found, tests, strict=True), start=1):
+        hardest = np.flatnonzero(flagged)[np.argsort(s.score(x2[flagged]), kind="stable")]
+        rates = [float(wrong2[rows].mean()) if rows.any() else float("nan") for rows in (flagged, rest)]
+        stable = float("nan")
+        if swapped is not None:
+            stable = overlap(s.score(both), swapped, round(s.share * len(both)))
+        sizes = [effective_size(wrong2[rows], None if groups2 is None else groups2[rows]) for rows in (flagged, rest)]
+        result = Slice(
+            id="",
+            class_index=c,
+            class_name="",
+            rank=rank,
+            direction=s.direction,
+            intercept=intercept,
+            members=parts[1][hardest],
+            found_members=parts[0][s.members],
+            size=int(flagged.sum()),
+            rest=int(rest.sum()),
+            error_rate=rates[0],
+            rest_error_rate=rates[1],
+            difference=rates[0] - rates[1],
+            interval=(float("nan"), float("nan")),
+            p_value=p,
+            q_value=float("nan"),
+            beyond_confidence_p=beyond,
+            beyond_confidence_q=float("nan"),
+            verdict="",
+            images_needed=None,
+            stability=stable,
+            wrong_as=_commonest(preds2[flagged & wrong2]),
+            rest_wrong_as=_commonest(preds2[rest & wrong2]),
+        )
+        slices.append((result, sizes))
+    return c, slices, None, near
 
 
 def _verdicts(tested, fdr):
@@ -623,8 +671,14 @@ def _unconfirmed(s, sizes, level):
     flagged, effective = round(sizes[0]), round(sizes[0]) + round(sizes[1])
     if detection_power(effective, flagged, twice, rate, level) >= POWER_NEEDED:
         return NOT_CONFIRMED, None
-    needed = images_for_power(s.size / images, twice, rate, level, start=effective)
+    # About how many: to two digits, which classes share, so that a thousand of them ask a few times only.
+    needed = _images_needed(round(s.size / images, 2) or s.size / images, round(twice, 2), round(rate, 2), level)
     return TOO_FEW, None if needed is None else max(images + 1, round(needed * images / effective))
+
+
+@lru_cache(4096)
+def _images_needed(share, flagged_rate, rest_rate, level):
+    return images_for_power(share, flagged_rate, rest_rate, level)
 
 
 def _commonest(predictions):
