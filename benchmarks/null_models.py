@@ -15,18 +15,13 @@ bool, the smaller version, and slice (N,), the planted slice or -1. Intervals ar
 """
 
 import argparse
-import sys
 from pathlib import Path
 
 import numpy as np
+from failure_directions.directions.class_fit import Preprocess
+from failure_directions.directions.confirmation import find_and_confirm
 from joblib import Parallel, delayed
 from scipy.stats import binomtest
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from src.svm_path import Preprocess
-
-from src.directions.confirmation import find_and_confirm
 
 
 def exact(successes, trials):
