@@ -1,4 +1,4 @@
-"""failure-directions power: what is printed agrees with a simulation of the test, and bad numbers are told."""
+"""The command power: what is printed agrees with a simulation of the test, and bad numbers are told."""
 
 import re
 
