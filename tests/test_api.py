@@ -90,8 +90,8 @@ def test_what_is_saved_is_loaded(found, tmp_path):
     assert [row.id for row in rows] == [one.id for one in found.slices]
     assert [row.verdict for row in rows] == [one.verdict for one in found.slices]
     assert {file.name for file in tmp_path.iterdir()} == {
-        "mine.pt", "mine_model.pt", "mine_slices.csv", "mine_val.csv", "mine_test.csv",
-    }  # fmt: skip
+        *("mine.pt", "mine_model.pt", "mine_slices.csv", "mine_val.csv", "mine_test.csv")
+    }
     content = load_pt(path, "SVM result")
     content["found"]["slices"][0]["members"][0] = 10**6
     save_pt(content, path)
