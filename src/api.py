@@ -10,12 +10,14 @@ What is computed here is in `directions`; this module turns what people have int
 people open. Neither ffcv nor a configuration is needed.
 """
 
+import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from .config_parsing import SVMConfig
+from .data import guards
 from .data.guards import check_finite, check_rows
 from .data.names import SPLIT_NAMES, clean_name
 from .directions.analysis import analyse, slice_values, slices_in_words, with_slices
@@ -99,6 +101,10 @@ def find_failures(
         **metadata,
     )
     check_finite(embeddings)
+    guards.check_groups(groups, split if split is not None and {"val", "test"} <= set(split) else None)
+    notes = _notes(labels, preds, probs, split, class_names)
+    for note in notes:
+        warnings.warn(note, stacklevel=2)
     rows = _parts(labels, split, groups, seed)
     highest = None if probs is None else probs.max(axis=1)
     # Without probabilities, certain: what orders by confidence then has nothing to order by.
@@ -129,7 +135,7 @@ def find_failures(
         for name, of in rows.items()
     }
     result = replace(found.result, svm_config=None, splits=splits, args={"seed": seed}, environment=environment())
-    return Failures(replace(found, result=result), None if paths else images)
+    return Failures(replace(found, result=result), None if paths else images, notes=notes)
 
 
 def load(path):
@@ -151,11 +157,13 @@ class Failures:
         analysis: all of it, see `directions.results.Analysis`.
         images: what was given as images, where that is no list of paths; indexed by the rows of the arrays.
         path: where it was loaded from.
+        notes: sentences on what may be wrong with what was given; `find_failures` warned of them.
     """
 
     analysis: Analysis
     images: object = None
     path: Path | None = None
+    notes: tuple = ()
 
     @property
     def slices(self):
@@ -333,6 +341,17 @@ def _parts(labels, split, groups, seed):
         if not len(rows[name]):
             raise UserError(f"no image is left to {'find' if name == 'val' else 'confirm'} failures: give more images")
     return {name: of for name, of in rows.items() if len(of)}
+
+
+def _notes(labels, preds, probs, split, class_names):
+    """Sentences on predictions and labels that look wrong, and on classes in which little can be told."""
+    notes = [guards.training_rows(labels, preds), guards.below_chance(labels, preds, len(class_names))]
+    if probs is not None:
+        notes.append(guards.column_order(probs, labels, class_names))
+    split = split if split is not None and {"val", "test"} <= set(split) else None
+    notes.append(guards.classes_in_test_alone(labels, split, class_names))
+    notes.append(guards.too_few_images(labels, preds != labels, split, class_names))
+    return tuple(note for note in notes if note)
 
 
 def _as_columns(metadata):

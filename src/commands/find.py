@@ -14,6 +14,7 @@ confirmed in test (confirm); without splits, each class is halved.
 """
 
 import argparse
+import warnings
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -98,14 +99,15 @@ def main(argv=None):
     # Late: the statistics need no more than what is ready by now.
     from ..api import find_failures
 
-    found = find_failures(**vars(inputs), directions=args.directions, fdr=args.fdr, seed=args.seed)
-    print(found)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # its notes are printed
+        found = find_failures(**vars(inputs), directions=args.directions, fdr=args.fdr, seed=args.seed)
+    said = []
     if args.out:
-        found.save(args.out)
-        print(f"{args.out}: the result; failure_directions.load reads it")
+        said.append(f"{found.save(args.out)}: the result; failure_directions.load reads it")
     if args.report:
-        found.report(args.report)
-        print(f"{args.report}: the report, for a browser")
+        said.append(f"{found.report(args.report)}: the report, for a browser")
+    _say(*found.notes, str(found), *said)
 
 
 def _check_arguments(args):
@@ -165,7 +167,6 @@ def prepare(args):
         table = check_image_files(table, args.skip_broken)
     _say(*table.notes)
     table, embeddings = _predicted_and_embedded(table, args)
-    _say(*_guards(table))
     return _inputs(table, embeddings, args.seed)
 
 
@@ -368,22 +369,6 @@ def _with_linear_head(table, embeddings, seed):
         f"{(preds == table.labels).mean():.1%}"
     )
     return replace(table, preds=preds, probs=probs), embeddings
-
-
-def _guards(table):
-    """Sentences on what may be wrong with predictions and labels."""
-    from ..data import guards
-
-    guards.check_groups(table.group, _parts(table))
-    if table.has_conditions:
-        return [guards.training_rows(table.labels.ravel(), table.preds.ravel())]
-    wrong, names = table.preds != table.labels, table.class_names
-    told = [guards.training_rows(table.labels, table.preds), guards.below_chance(table.labels, table.preds, len(names))]
-    if table.probs is not None:
-        told.append(guards.column_order(table.probs, table.labels, names))
-    split = _parts(table)
-    told.append(guards.classes_in_test_alone(table.labels, split, names))
-    return [*told, guards.too_few_images(table.labels, wrong, split, names)]
 
 
 def _parts(table):
