@@ -66,7 +66,8 @@ def find_failures(
         metadata: columns of N values each: a dict, a DataFrame or a `datasets.Dataset`.
         directions: failures sought in each class: "auto", or at most so many.
         fdr: which share of the confirmed failures may be false.
-        seed: of halves and search. jobs: processes, -1 for one a core.
+        seed: of halves and search.
+        jobs: processes, -1 for one a core.
 
     Returns:
         `Failures`.
@@ -141,7 +142,8 @@ def find_failures(
 def load(path):
     """The `Failures` that `Failures.save` or train_svms.py left at `OUT.pt`.
 
-    Raises `UserError` where there are none, and for a result of an earlier version, which knew no slices.
+    Raises:
+        UserError: there are none, or they are a result of an earlier version, which knew no slices.
     """
     result = read_result(path)
     if result.found is None:
@@ -225,9 +227,12 @@ class Failures:
         return pandas.DataFrame(rows, columns=header)
 
     def save(self, path):
-        """Write `OUT.pt`, `OUT_model.pt`, `OUT_slices.csv` and a CSV for each split, all or none; returns the path.
+        """Write `OUT.pt`, `OUT_model.pt`, `OUT_slices.csv` and a CSV for each split, all or none.
 
         Images that are no files are not in it: a report of the loaded result has none.
+
+        Returns:
+            The path.
         """
         files = OutputFiles.named(path)
         write_analysis(files, self.analysis)

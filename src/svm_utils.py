@@ -34,17 +34,20 @@ _METHOD_FIELDS = {"SVM": ("coef", "intercept"), "MLP": ("weights", "biases", "sv
 class SVMFitter:
     """One decision function per class, negative on images that look like the ones the model gets wrong.
 
-    split_and_search: choose C in 1e-6, 1e-5, ..., 1 by cross-validation (else C = 1; the score is still computed).
-    balanced: weigh "right" and "wrong" equally, whatever their numbers.
-    cv: folds; a class with fewer wrong or right examples than that is skipped.
-    do_normalize: divide every (whitened) latent by its L2 norm.
-    method: "SVM" (the paper's), or "MLP", a small network whose value is the log-odds of "right".
-    svm_args: for "MLP" only: `hidden_layer_size` (100), and `first_layer` (False: none, logistic regression).
-    jobs: processes over the classes, -1 for one per core. Inside `joblib.parallel_config` the workers are those of its
-    backend, such as a Dask or Ray cluster (see `jobs`), with the same answer.
+    Args:
+        split_and_search: choose C in 1e-6, 1e-5, ..., 1 by cross-validation (else C = 1; the score is still computed).
+        balanced: weigh "right" and "wrong" equally, whatever their numbers.
+        cv: folds; a class with fewer wrong or right examples than that is skipped.
+        do_normalize: divide every (whitened) latent by its L2 norm.
+        method: "SVM" (the paper's), or "MLP", a small network whose value is the log-odds of "right".
+        svm_args: for "MLP" only: `hidden_layer_size` (100), and `first_layer` (False: none, logistic regression).
+        jobs: processes over the classes, -1 for one per core. Inside `joblib.parallel_config` the workers are those of
+            its backend, such as a Dask or Ray cluster (see `jobs`), with the same answer.
 
-    After `fit`: `cv_scores` and `C` float64 (num_classes,), NaN where a class was skipped; `coef` float64
-    (num_classes, d) and `intercept` (num_classes,), both None for "MLP"; `skipped` a dict class -> reason.
+    Attributes:
+        cv_scores, C: after `fit`, float64 (num_classes,), NaN where a class was skipped.
+        coef, intercept: after `fit`, float64 (num_classes, d) and (num_classes,), both None for "MLP".
+        skipped: after `fit`, a dict class -> reason.
     """
 
     def __init__(
@@ -84,8 +87,11 @@ class SVMFitter:
     def set_preprocess(self, train_latents=None):
         """Take the whitening statistics from `train_latents` (N, d), or with nothing: no whitening.
 
-        Reads float16, float32 or float64 arrays, tensors and memory maps in chunks, adding up in float64. Raises
-        `UserError` for fewer than 2 rows, or rows that hold nan or infinity. Call it before `fit`.
+        Reads float16, float32 or float64 arrays, tensors and memory maps in chunks, adding up in float64. Call it
+        before `fit`.
+
+        Raises:
+            UserError: fewer than 2 rows, or rows that hold nan or infinity.
         """
         mean = std = None
         if train_latents is not None:
@@ -102,12 +108,20 @@ class SVMFitter:
     # ---- fitting ------------------------------------------------------------------------------------------------
 
     def fit(self, preds, ys, latents, num_classes=None):
-        """Fit every class of a validation split; return its cross-validated balanced accuracies (num_classes,).
+        """Fit every class of a validation split.
 
-        preds, ys: int (N,), the model's predictions and the true labels; an example is "right" where they are equal.
-        latents: float (N, d), not preprocessed. num_classes: the largest label seen + 1 if not given.
-        A class that cannot be fitted has a NaN score and its reason in `skipped`. Raises `UserError` for shapes that
-        disagree, labels out of range, and latents that hold nan or infinity.
+        Args:
+            preds, ys: int (N,), the model's predictions and the true labels; an example is "right" where they are
+                equal.
+            latents: float (N, d), not preprocessed.
+            num_classes: the largest label seen + 1 if not given.
+
+        Returns:
+            Cross-validated balanced accuracies (num_classes,). A class that cannot be fitted has a NaN score and its
+            reason in `skipped`.
+
+        Raises:
+            UserError: shapes that disagree, labels out of range, or latents that hold nan or infinity.
         """
         latents, ys = _to_rows(latents, "latents"), _to_labels(ys, "ys")
         preds = _to_labels(preds, "preds")
@@ -164,11 +178,18 @@ class SVMFitter:
     def predict(self, ys, latents, preds=None, compute_metrics=False):
         """Say of every example how it looks to the SVM of its class.
 
-        ys: int (N,), the true labels; latents: float (N, d), not preprocessed; preds: int (N,), needed for metrics.
-        Returns `mask` int64 (N,), 1 = looks like those the model gets right, and `decision_values` float64 (N,),
-        negative = hard; flagged (mask 0) is a decision value <= 0. Examples of a skipped class have NaN and mask 1.
-        With `compute_metrics` there is a third value, the dict of `svm_metrics`.
-        Raises `UserError` before `fit`, and for shapes, widths or labels that do not fit it.
+        Args:
+            ys: int (N,), the true labels.
+            latents: float (N, d), not preprocessed.
+            preds: int (N,), needed for metrics.
+            compute_metrics: give a third value, the dict of `svm_metrics`.
+
+        Returns:
+            `mask` int64 (N,), 1 = looks like those the model gets right, and `decision_values` float64 (N,), negative =
+            hard; flagged (mask 0) is a decision value <= 0. Examples of a skipped class have NaN and mask 1.
+
+        Raises:
+            UserError: before `fit`, or shapes, widths or labels that do not fit it.
         """
         self._check_fitted()
         if compute_metrics and preds is None:
@@ -192,9 +213,15 @@ class SVMFitter:
     def caption_scores(self, c, caption_latents, reference_latent):
         """Decision values of class `c` for caption embeddings, relative to a reference caption's.
 
-        caption_latents: float (M, d), as CLIP gives them, not normalised; reference_latent: float (d,).
-        Returns float64 (M,); lowest is hardest, and the sign carries no meaning (see captions.ranking).
-        Raises `UserError` where the class was skipped, or the embeddings are not of the fitter's space.
+        Args:
+            caption_latents: float (M, d), as CLIP gives them, not normalised.
+            reference_latent: float (d,).
+
+        Returns:
+            float64 (M,); lowest is hardest, and the sign carries no meaning (see captions.ranking).
+
+        Raises:
+            UserError: the class was skipped, or the embeddings are not of the fitter's space.
         """
         if c in self.skipped:
             raise UserError(f"class {c} has no direction to describe: {self.skipped[c]}; choose another class")
@@ -307,8 +334,10 @@ class SVMFitter:
 def whitening(latents):
     """Mean and sample standard deviation (ddof = 1) of every coordinate of `latents` (N, d); float64 (d,) each.
 
-    A constant coordinate gets the deviation 1. Reads in chunks: a memory-mapped array is never copied whole. Raises
-    `UserError` for fewer than 2 rows or rows with nan or infinity.
+    A constant coordinate gets the deviation 1. Reads in chunks: a memory-mapped array is never copied whole.
+
+    Raises:
+        UserError: fewer than 2 rows, or rows with nan or infinity.
     """
     latents = _to_rows(latents, "train_latents")
     if len(latents) < 2:
@@ -324,11 +353,16 @@ def whitening(latents):
 def svm_metrics(right, values, ys, num_classes):
     """How well the SVMs tell right from wrong.
 
-    right: bool (N,), whether the base model is right; values: float (N,), decision values, NaN where a class was
-    skipped (those examples count nowhere but in the per-example entries); ys: int (N,).
-    Returns a dict: accuracy, balanced_accuracy (floats, NaN without examples), confusion_matrix int64 (2, 2) (rows:
-    base model wrong, right; columns: SVM says wrong, right), indiv_accs float64 (num_classes,), NaN where skipped or
-    absent, ytrue and ypred int64 (N,), decision_values float64 (N,).
+    Args:
+        right: bool (N,), whether the base model is right.
+        values: float (N,), decision values, NaN where a class was skipped (those examples count nowhere but in the
+            per-example entries).
+        ys: int (N,).
+
+    Returns:
+        dict: accuracy, balanced_accuracy (floats, NaN without examples), confusion_matrix int64 (2, 2) (rows: base
+        model wrong, right; columns: SVM says wrong, right), indiv_accs float64 (num_classes,), NaN where skipped or
+        absent, ytrue and ypred int64 (N,), decision_values float64 (N,).
     """
     says_right = np.isnan(values) | (values > 0)
     judged = ~np.isnan(values)

@@ -14,10 +14,15 @@ class ClipAnalyzer:
         analyzer = ClipAnalyzer(proc, "cifar_svm_model.pt", "CIFAR", class_names)
         analyzer.get_svm_style_top_K(target_c=3, caption_type="all", K=10)["neg_captions"]
 
-    proc: an `SVMProcessor`. svm_model: path of `OUT_model.pt`, or a fitted `SVMFitter`. caption_set: a name of
-    `CAPTION_SETS`, the path of a YAML file, or a `CaptionSet`. class_names: by default those of the result.
-    clip: the `CLIPProcessor`; by default it is made as the result's SVM config says, on `device`.
-    Raises `UserError` where the result is not of CLIP embeddings, and where the captions do not fit its classes.
+    Args:
+        proc: an `SVMProcessor`.
+        svm_model: path of `OUT_model.pt`, or a fitted `SVMFitter`.
+        caption_set: a name of `CAPTION_SETS`, the path of a YAML file, or a `CaptionSet`.
+        class_names: by default those of the result.
+        clip: the `CLIPProcessor`; by default it is made as the result's SVM config says, on `device`.
+
+    Raises:
+        UserError: the result is not of CLIP embeddings, or the captions do not fit its classes.
     """
 
     def __init__(self, proc, svm_model, caption_set, class_names=None, clip=None, device="auto"):
@@ -40,9 +45,15 @@ class ClipAnalyzer:
     def get_svm_style_top_K(self, target_c, caption_type="all", K=10):  # the published name
         """The `K` hardest and easiest captions of class `target_c`, the most extreme first.
 
-        caption_type: "all", "noun", "adj" or "prep". Returns a dict: neg_captions (the hard ones), a list of at most K,
-        neg_vals, their scores float64 (K,), neg_latents, their embeddings (K, d); pos_captions, pos_vals and
-        pos_latents of the easy ones. Raises `UserError` for a class that was skipped, with the reason.
+        Args:
+            caption_type: "all", "noun", "adj" or "prep".
+
+        Returns:
+            dict: neg_captions (the hard ones), a list of at most K, neg_vals, their scores float64 (K,), neg_latents,
+            their embeddings (K, d); pos_captions, pos_vals and pos_latents of the easy ones.
+
+        Raises:
+            UserError: a class that was skipped, with the reason.
         """
         check_top_k(K)
         if not 0 <= target_c < len(self.generators):

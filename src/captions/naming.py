@@ -15,7 +15,8 @@ def with_captions(found, latents, clip, caption_set, top_k=10, stage=contextlib.
     `SubpopulationRow`, the latter of val and test.
 
     Args:
-        found: from `directions.analysis.analyse`; latents, stage: as there.
+        found: from `directions.analysis.analyse`.
+        latents, stage: as there.
         clip, caption_set, top_k: as in `ranking.describe_directions`.
     """
     names = found.result.class_names

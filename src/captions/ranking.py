@@ -25,7 +25,10 @@ def z_scores(scores):
 class RankedCaptions:
     """The candidate captions of one class, the hardest first.
 
-    captions: list of M; scores, z: float64 (M,), ascending; latents: float (M, d), the captions' embeddings.
+    Attributes:
+        captions: list of M.
+        scores, z: float64 (M,), ascending.
+        latents: float (M, d), the captions' embeddings.
     """
 
     captions: list

@@ -11,7 +11,8 @@ def caption_similarity(image_latents, labels, caption_latents):
     """Cosine similarity of every image to the hardest and to the easiest caption of its class.
 
     Args:
-        image_latents: float (N, d), of one split; labels: int (N,).
+        image_latents: float (N, d), of one split.
+        labels: int (N,).
         caption_latents: dict class -> (latent (d,) of its hardest caption, latent (d,) of its easiest), of the captions
             themselves, not of differences.
 
@@ -35,7 +36,8 @@ def subpopulation_accuracy(similarity, labels, correct, sizes=SUBPOPULATION_SIZE
 
     Args:
         similarity: dict side -> (N,), as `caption_similarity` gives it; a class with NaN is left out.
-        labels: int (N,); correct: bool or 0/1 (N,), whether the model is right.
+        labels: int (N,).
+        correct: bool or 0/1 (N,), whether the model is right.
         sizes: numbers of images K.
 
     Returns:

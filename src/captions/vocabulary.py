@@ -122,8 +122,9 @@ class CaptionFile(_Vocabulary):
 def get_caption_set(name_or_path):
     """The vocabulary of this name (one of `CAPTION_SETS`, in any case) or in this YAML file: a `CaptionSet`.
 
-    Raises `UserError` for a name or file that is not there, and for a file that is not a vocabulary: unknown keys, no
-    classes, or more than `MAX_CANDIDATES` candidates for a class (counted, never built).
+    Raises:
+        UserError: a name or file that is not there, or a file that is not a vocabulary: unknown keys, no classes, or
+            more than `MAX_CANDIDATES` candidates for a class (counted, never built).
 
     >>> get_caption_set("CIFARSIMPLE").for_class("dog").captions("prep")[:2]
     ['a photo of a dog', 'a photo of a dog outside']
@@ -167,8 +168,11 @@ def _complaint(error):
 class CaptionSet:
     """The vocabulary of a data set's classes.
 
-    source: how errors name it. grammar: `CaptionFile`. shipped: a vocabulary of this project, which may know more
-    classes than a data set has (ImageNet's, for a subset of it); in a user's own file these are taken for mistakes.
+    Args:
+        source: how errors name it.
+        grammar: `CaptionFile`.
+        shipped: a vocabulary of this project, which may know more classes than a data set has (ImageNet's, for a subset
+            of it); in a user's own file these are taken for mistakes.
     """
 
     def __init__(self, source, grammar, shipped):
@@ -178,8 +182,11 @@ class CaptionSet:
     def for_class(self, class_name):
         """The `CaptionGenerator` of a class.
 
-        Names match in any case, with `_` for spaces. Raises `UserError` for a class without an entry, and for one of
-        which there are fewer than two captions, as where all are excluded.
+        Names match in any case, with `_` for spaces.
+
+        Raises:
+            UserError: a class without an entry, or one of which there are fewer than two captions, as where all are
+                excluded.
         """
         listed = self._listed_name(class_name)
         entry = self.grammar.default if listed is None else self.grammar.classes[listed]
@@ -208,7 +215,8 @@ class CaptionSet:
     def for_classes(self, class_names):
         """The `CaptionGenerator` of each of a data set's classes; checks that file and data set fit together.
 
-        Raises `UserError` for a class without an entry and, in a user's own file, an entry that is no class.
+        Raises:
+            UserError: a class without an entry or, in a user's own file, an entry that is no class.
         """
         if not self.shipped:
             strangers = set(self.grammar.classes) - {self._listed_name(name) for name in class_names}
@@ -228,10 +236,14 @@ class CaptionSet:
 class CaptionGenerator:
     """The candidate captions of one class, and the reference they are compared with.
 
-    name: what the class is called. nouns: what may stand for it, by default `name`. adjectives, prepositions: what may
-    fill these slots; "" leaves one empty. excludes: words and phrases no caption may hold. reference: by default
-    the template with `name` alone. template: holds `{noun}` and maybe `{adjective}` and `{preposition}`; an article
-    before a slot follows what fills it.
+    Args:
+        name: what the class is called.
+        nouns: what may stand for it, by default `name`.
+        adjectives, prepositions: what may fill these slots; "" leaves one empty.
+        excludes: words and phrases no caption may hold.
+        reference: by default the template with `name` alone.
+        template: holds `{noun}` and maybe `{adjective}` and `{preposition}`; an article before a slot follows what
+            fills it.
 
     >>> cat = CaptionGenerator("cat", nouns=["cat", "ocelot"], adjectives=["", "white", "orange"])
     >>> cat.captions("noun"), cat.captions("adj")[1:]

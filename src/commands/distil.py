@@ -91,8 +91,10 @@ class Inputs:
     """What the arguments name, and what the model and the embedding make of the images.
 
     Attributes:
-        splits: dict of `Split`; extra: the `Split` of images that were trained on as well, or None.
-        condition: number of the condition to analyse, or None for a task of classes; threshold: its own.
+        splits: dict of `Split`.
+        extra: the `Split` of images that were trained on as well, or None.
+        condition: number of the condition to analyse, or None for a task of classes.
+        threshold: its own.
         predictions: dict split -> `Predictions`, of the condition where there is one.
         latents: dict split -> (N, d) memory map.
     """

@@ -75,8 +75,9 @@ def main(argv=None):
 def open_reader(out, split="test", layer=None, device="auto", **moved):
     """A `TextReader` or an `ImageReader` of a folder that sparse_main.py left.
 
-    layer: number on the path; by default the selected one. moved: options of sparse_main.py to use in place of those
-    of the time, such as dataset_path.
+    Args:
+        layer: number on the path; by default the selected one.
+        moved: options of sparse_main.py to use in place of those of the time, such as dataset_path.
     """
     from ..sparse.reading.readers import ImageReader, TextReader
     from ..sparse.reading.results import SparseResult

@@ -13,7 +13,10 @@ from .images import read_image
 class AnyImages:
     """A sequence of images: paths, PIL images, arrays uint8 (N, H, W, 3), or a column of a `datasets.Dataset`.
 
-    Nothing is read before it is asked for. Raises `UserError` for arrays of another shape or type.
+    Nothing is read before it is asked for.
+
+    Raises:
+        UserError: arrays of another shape or type.
     """
 
     def __init__(self, values):

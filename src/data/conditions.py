@@ -10,7 +10,8 @@ class ConditionRows:
     """One row for each image and condition, so that what takes one label an image takes these.
 
     Attributes:
-        images: int64 (N K,), the image of each row. labels, preds: int64 (N K,), numbers of `class_names`.
+        images: int64 (N K,), the image of each row.
+        labels, preds: int64 (N K,), numbers of `class_names`.
         class_names: 2 K names, each condition "present" and then "absent".
         probs: float32 (N K, 2 K), zero but for the row's own condition; or None.
     """

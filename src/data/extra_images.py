@@ -21,7 +21,8 @@ def extra_images_split(images, config, beton_path):
     Where the config's decoder does not resize, the images are scaled to `imgsz`; else they are stored as they are, as
     JPEG. The beton is written anew unless it is there, as it is when a training is resumed.
 
-    Raises `UserError` for a folder or manifest without images, of an unknown class, or with broken images.
+    Raises:
+        UserError: a folder or manifest without images, of an unknown class, or with broken images.
     """
     beton_path = Path(beton_path)
     if not beton_path.exists():

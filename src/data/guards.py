@@ -129,7 +129,8 @@ def too_few_images(labels, wrong, split, class_names):
     """A sentence on classes with fewer wrong images than a failure is made of, and how many images would do.
 
     Args:
-        wrong: bool (N,). split: (N,) of "val" and "test", or None where each class will be halved.
+        wrong: bool (N,).
+        split: (N,) of "val" and "test", or None where each class will be halved.
     """
     labels, wrong = np.asarray(labels), np.asarray(wrong, dtype=bool)
     finding = np.ones(len(labels), dtype=bool) if split is None else np.asarray(split) == "val"

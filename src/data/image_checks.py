@@ -18,7 +18,8 @@ def check_image_files(table, skip_broken=False):
     Two files of the same content are told of; with `skip_broken` only the first is kept, and missing and empty files
     are left out. Whether a file can be decoded is known when it is.
 
-    Raises `UserError` for missing or empty files without `skip_broken`, and where no file is left.
+    Raises:
+        UserError: missing or empty files without `skip_broken`, or no file is left.
     """
     paths = table.paths
     if paths is None:

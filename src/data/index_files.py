@@ -74,7 +74,8 @@ def skew(labels, spurious, subgroups, majority):
     Returns:
         Ascending indices, examples of no other class or value among them.
 
-    Raises `UserError` where a class has too few.
+    Raises:
+        UserError: a class has too few.
     """
     members = [
         [np.flatnonzero((labels == c) & (spurious == value)) for value in (minority, common)]
@@ -104,7 +105,8 @@ def load_index_file(path):
 
     It has the keys of `KEYS` that the file has, and the digest where there is one.
 
-    Raises `UserError` where the file is missing, damaged, would run code, or holds something else.
+    Raises:
+        UserError: the file is missing, damaged, would run code, or holds something else.
     """
     path = existing_index_file(path)
     content = load_pt(

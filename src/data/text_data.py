@@ -106,7 +106,8 @@ def csv_sources(folder):
 def read_table(path, columns, delimiter=","):
     """Columns of a table in UTF-8 with a header, as a dict of lists of strings.
 
-    Raises `UserError` where the file or a column is missing, or a line has too few values.
+    Raises:
+        UserError: the file or a column is missing, or a line has too few values.
     """
     path = Path(path)
     if not path.is_file():

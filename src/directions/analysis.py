@@ -37,7 +37,8 @@ def analyse(
         class_names: list of K strings.
         svm_config: an `SVMConfig`.
         spurious: dict split -> int (N,), of the splits that know it.
-        jobs: processes for the SVMs, -1 for one a core. jobs_backend: a `JobsBackend`; by default this machine.
+        jobs: processes for the SVMs, -1 for one a core.
+        jobs_backend: a `JobsBackend`; by default this machine.
         stage: a function of a stage's name that gives a context manager, in which that stage runs: to watch the work.
 
     Returns:
@@ -189,8 +190,10 @@ def slice_values(found, preprocess, latents, classes):
     """Decision values of the slices of each example's class, by rank: float32 (N, S), NaN where there is none.
 
     Args:
-        found: `FoundSlices`. preprocess: of embeddings, as `SVMFitter.preprocess`.
-        latents: float (N, d), not preprocessed. classes: int (N,), whose slices are asked.
+        found: `FoundSlices`.
+        preprocess: of embeddings, as `SVMFitter.preprocess`.
+        latents: float (N, d), not preprocessed.
+        classes: int (N,), whose slices are asked.
     """
     values = np.full((len(classes), max((one.rank for one in found.slices), default=0)), np.nan, dtype=np.float32)
     order = np.argsort(classes, kind="stable")

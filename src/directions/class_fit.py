@@ -95,8 +95,11 @@ class ClassFit:
 def balanced_accuracy(right, says_right):
     """Mean of the recalls of "wrong" and "right" (those of the two present in `right`), NaN for no examples at all.
 
-    right: bool (N,); says_right: bool (N,), or (N, k) for k classifiers at once, which gives an array (k,).
     The definition is scikit-learn's `balanced_accuracy_score`.
+
+    Args:
+        right: bool (N,).
+        says_right: bool (N,), or (N, k) for k classifiers at once, which gives an array (k,).
     """
     recalls = [np.mean(~says_right[~right], axis=0)] if not right.all() else []
     recalls += [np.mean(says_right[right], axis=0)] if right.any() else []
@@ -119,10 +122,14 @@ def decision_values(layers, z):
 def solve_dual(kernel, x, right, C, weights):
     """libsvm's C-SVC, as `sklearn.svm.SVC(kernel=kernel, C=C, class_weight=weights)` calls it.
 
-    x: float64 and C-contiguous, the Gram matrix (n, n) for "precomputed", the features (n, d) for "linear".
-    right: bool (n,); weights: float64 (2,) for wrong and right.
-    Returns signed multipliers (n,), positive for "right", such that the direction is their weighted sum of the
-    examples, and the intercept.
+    Args:
+        x: float64 and C-contiguous, the Gram matrix (n, n) for "precomputed", the features (n, d) for "linear".
+        right: bool (n,).
+        weights: float64 (2,) for wrong and right.
+
+    Returns:
+        Signed multipliers (n,), positive for "right", such that the direction is their weighted sum of the examples,
+        and the intercept.
     """
     signed = np.zeros(len(right))
     if not sklearn.__version__.startswith(LIBSVM_KNOWN_IN):
@@ -143,9 +150,12 @@ def solve_dual(kernel, x, right, C, weights):
 def fit_svm(z, right, candidates=SEARCHED_C, balanced=True, cv=2):
     """The paper's linear SVM of one class (Jain et al. 2023, section 2), with C chosen by cross-validation.
 
-    z: preprocessed latents, float64 (n, d); right: bool (n,), at least `cv` examples of each kind.
     The score of a C is the mean balanced accuracy over the folds of `cross_val_score(..., cv=cv)`; the first best of
     `candidates` wins and is fitted on all examples.
+
+    Args:
+        z: preprocessed latents, float64 (n, d).
+        right: bool (n,), at least `cv` examples of each kind.
     """
     kernel = "precomputed" if len(z) <= GRAM_LIMIT else "linear"
     x = z @ z.T if kernel == "precomputed" else z
@@ -205,10 +215,12 @@ def fit_class(recipe, latents, right):
 def fit_classes(recipe, latents, problems):
     """`fit_class` over an iterable of (rows of `latents`, right), one in memory at a time: the work of one process.
 
-    rows: indices or a slice; `latents` may be a memory map, of which only these are read.
-
     BLAS stays on one thread: a class is small, so a second thread gains little on an idle machine and its waiting costs
     up to 30 times the work on a busy one (measured for the MLP on 2 shared cores).
+
+    Args:
+        latents: may be a memory map, of which only the rows of `problems` are read.
+        problems: of each, the rows are indices or a slice.
     """
     with threadpool_limits(1, user_api="blas"):
         return [fit_class(recipe, latents[rows], right) for rows, right in problems]

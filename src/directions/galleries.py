@@ -32,12 +32,21 @@ class SVMProcessor:
         proc = SVMProcessor("demo/scenes_clip.pt")
         proc.display_extremes("circle", filename="circle.png")
 
-    result_path: `OUT.pt`. root: folder of the betons; by default the `--root` that the result was made with.
-    get_unlabeled: also load the unlabeled pool, which must be in the result.
+    Args:
+        result_path: `OUT.pt`.
+        root: folder of the betons; by default the `--root` that the result was made with.
+        get_unlabeled: also load the unlabeled pool, which must be in the result.
 
-    Attributes: `result`, the file's dict; `loaded`, the same as a `Result`; `class_names`; `cv_scores` float64
-    (num_classes,), NaN where skipped; `skipped`, a dict class -> reason; `splits`, names of the splits there are.
-    Raises `UserError` for a file of another kind or a newer format, and for one that lacks something, naming it.
+    Attributes:
+        result: the file's dict.
+        loaded: the same as a `Result`.
+        class_names: list of str.
+        cv_scores: float64 (num_classes,), NaN where skipped.
+        skipped: a dict class -> reason.
+        splits: names of the splits there are.
+
+    Raises:
+        UserError: a file of another kind or a newer format, or one that lacks something, naming it.
     """
 
     def __init__(self, result_path, root=None, get_unlabeled=False):
@@ -48,8 +57,10 @@ class SVMProcessor:
     def of(cls, result, path=None, images=None):
         """A result that is in memory.
 
-        result: a `Result`. path: of what messages call it. images: indexed by the examples' `indices`, where they are
-        neither in betons nor files of their own.
+        Args:
+            result: a `Result`.
+            path: of what messages call it.
+            images: indexed by the examples' `indices`, where they are neither in betons nor files of their own.
         """
         proc = cls.__new__(cls)
         proc.result, proc._given = None, images
@@ -117,9 +128,12 @@ class SVMProcessor:
     def ordering(self, c, split="test", by="svm"):
         """Positions in the split of the examples of class `c`, int (n,), hardest first.
 
-        by: "svm", lowest decision value first, "confidence", lowest probability of the true class first, or the rank of
-        a slice of the class, from 1.
-        Raises `UserError` for a class without a direction where `by` is "svm".
+        Args:
+            by: "svm", lowest decision value first, "confidence", lowest probability of the true class first, or the
+                rank of a slice of the class, from 1.
+
+        Raises:
+            UserError: a class without a direction where `by` is "svm".
         """
         c = self.class_number(c)
         if isinstance(by, int):
@@ -161,7 +175,9 @@ class SVMProcessor:
     def images(self, split, positions):
         """The stored images, uint8 (H, W, 3) RGB each, at `positions` in the split; an iterator.
 
-        Raises `MissingBeton`, and `UserError` where the beton is not the one that the result was made from.
+        Raises:
+            MissingBeton: the images are not where the result says.
+            UserError: the beton is not the one that the result was made from.
         """
         indices = self.metrics(split)["indices"]
         if paths := self.metrics(split).get("paths"):
@@ -209,10 +225,16 @@ class SVMProcessor:
     def display_extremes(self, c, split="test", rows=2, columns=8, filename=None):
         """Figure of the hardest and easiest images of a class, by SVM and by confidence, over a scatter of the two.
 
-        c: number or name of a class. rows, columns: of each of the four galleries. filename: where to save the figure
-        as well, its ending (.png, .pdf, .svg) choosing the format.
-        Returns a matplotlib figure that a notebook shows where it ends a cell (in a loop: `display(figure)`).
-        Raises `UserError` for a class without a direction, a split that is not there, and missing or other betons.
+        Args:
+            c: number or name of a class.
+            rows, columns: of each of the four galleries.
+            filename: where to save the figure as well, its ending (.png, .pdf, .svg) choosing the format.
+
+        Returns:
+            A matplotlib figure that a notebook shows where it ends a cell (in a loop: `display(figure)`).
+
+        Raises:
+            UserError: a class without a direction, a split that is not there, or missing or other betons.
         """
         c = self.class_number(c)
         if rows < 1 or columns < 1:

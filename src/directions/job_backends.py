@@ -47,7 +47,8 @@ class JobsBackend:
     def parse(cls, text):
         """`local`, `dask`, `dask://HOST:PORT`, `ray` or `ray://HOST:PORT`, checked without starting anything.
 
-        Raises `UserError` for another text, a package that is missing, and an address at which nothing answers.
+        Raises:
+            UserError: another text, a package that is missing, or an address at which nothing answers.
         """
         found = re.fullmatch(r"(local)|(dask|ray)(?:://([^/\s]+):(\d{1,5}))?", text)
         if not found:
@@ -75,7 +76,8 @@ class JobsBackend:
     def connected(self):
         """Connect, and make this backend joblib's inside the block.
 
-        Raises `UserError` for a cluster that refuses, has no workers, or cannot import this package.
+        Raises:
+            UserError: a cluster that refuses, has no workers, or cannot import this package.
         """
         if self.name == "local":
             yield

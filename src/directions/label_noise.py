@@ -14,9 +14,12 @@ CHUNK_NUMBERS = 2**22  # scores worked on at a time: 32 MiB in float64
 def looks_like(latents, val_latents, val_labels):
     """The class that each embedding looks like, int64 (N,): linear discriminant analysis, fitted on validation.
 
+    Memory maps are read in parts; half precision is computed with in single.
+
     Args:
-        latents: float (N, d). val_latents: (M, d); val_labels: int (M,), which are trusted. Memory maps are read in
-            parts; half precision is computed with in single.
+        latents: float (N, d).
+        val_latents: (M, d).
+        val_labels: int (M,), which are trusted.
     """
     present, counts = np.unique(val_labels, return_counts=True)
     if (counts > 1).sum() < 2:

@@ -42,7 +42,9 @@ def attribute_rates(labels, spurious, flagged, minority):
     """Of each class and value of `spurious`: base rate, share among the flagged, share of the value that is flagged.
 
     Args:
-        labels, spurious: (N,) ints; flagged: (N,) bools; minority: from `minority_values`.
+        labels, spurious: (N,) ints.
+        flagged: (N,) bools.
+        minority: from `minority_values`.
 
     Returns:
         list of dicts with class, value, minority (0/1), count, base_rate, share_of_flagged, flagged_share; shares of

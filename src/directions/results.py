@@ -90,7 +90,9 @@ class FoundSlices:
         slices: list of `confirmation.Slice`, most harm first; `members` are positions in the confirm split,
             `found_members` in the find split.
         skipped: dict class -> why no slice was sought.
-        find, confirm: names of the splits; fdr: level of the family of tests; seed: of the search.
+        find, confirm: names of the splits.
+        fdr: level of the family of tests.
+        seed: of the search.
         near_duplicates: images of the confirm split with a near-duplicate in the find split.
         shared_groups: groups with images in both.
         uses: how often these confirm images have tested failures of this model, this time included.
@@ -127,7 +129,8 @@ class Result:
         splits: dict split -> `SplitResult`, in the order of `SPLITS`.
         found: `FoundSlices`, where failures were sought; None in results of format 1.
         dataset_config, svm_config: what it was made with; keys that this version does not know are left out.
-        args: the command line, a dict. environment: see `runtime.environment`.
+        args: the command line, a dict.
+        environment: see `runtime.environment`.
         train_labels_digest: hash of the train beton's labels, which ties interventions to it.
         extra_indices: (n,) int64, examples of the unlabeled beton that were trained on, where there are any.
         bce_threshold: of the condition that was analysed, where it is one.
@@ -429,8 +432,10 @@ def _columns(kind):
 def read_result(path):
     """The `Result` in `OUT.pt`.
 
-    Raises `UserError` for a file of another kind, one that is damaged, and one of a newer format than this version
-    knows. Warns of options in its configs that this version does not know.
+    Warns of options in its configs that this version does not know.
+
+    Raises:
+        UserError: a file of another kind, one that is damaged, or one of a newer format than this version knows.
     """
     return as_result(read_content(path), path)
 
@@ -445,7 +450,8 @@ def read_directions(path):
 def read_table(path, kind):
     """Rows of a kind, one of `TABLES`, from the CSV beside the result `OUT.pt`; an empty list where there is none.
 
-    Raises `UserError` where it is damaged.
+    Raises:
+        UserError: it is damaged.
     """
     path = OutputFiles(Path(path)).of(kind)
     if not path.is_file():
@@ -472,7 +478,8 @@ def read_table(path, kind):
 def read_content(path):
     """What `OUT.pt` holds, as the file's own dict of tensors, numbers, strings, lists and dicts, checked.
 
-    Raises `UserError` as `read_result` does.
+    Raises:
+        UserError: as `read_result`.
     """
     path = Path(path)
     content = load_pt(path, "SVM result", MAKE_AGAIN)

@@ -54,14 +54,14 @@ _TEXTS_PER_BATCH = 256
 class CLIPProcessor:
     """A frozen CLIP for the images of one data set.
 
+    A model is loaded once a process, and nothing in its files is run as code.
+
     Args:
         ds_mean, ds_std: three numbers each, red, green, blue, on the 0..255 scale: how the data set's images are
             normalised (`mean` and `std` of its config).
         arch: an open_clip model name, `hf-hub:NAME`, `local-dir:FOLDER`, a paper's name such as ViT-B/32, or `scenes`.
         pretrained: open_clip's tag of the weights, or a file of weights; only a plain model name needs it.
         device: "auto", "cpu", "cuda" or "cuda:N".
-
-    A model is loaded once a process, and nothing in its files is run as code.
 
     Raises:
         UserError: no mean or std, an unknown name or tag, weights that are not at hand, do not belong to the model (a

@@ -83,7 +83,9 @@ def predict(images, model, *, arch=None, preprocess=None, conditions=False, skip
     Returns:
         probs (N, K) float32, a memory map where they are kept; list of K names, numbers where the model has none.
 
-    Raises `UserError`, without `skip_broken` also for images that can't be read, naming the first.
+    Raises:
+        UserError: no images, or as `load_model`; without `skip_broken` also images that can't be read, naming the
+            first.
     """
     model = as_image_model(model, arch, preprocess)
     done = run_pass(images, classifier(model, conditions, features=False), **options)

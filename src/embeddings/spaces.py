@@ -24,7 +24,9 @@ class Prepared:
     """Images as another network wants them: the data set's normalisation undone, resized, and normalised its way.
 
     Args:
-        config: the `DatasetConfig`. size: pixels. mean, std: on the 0..255 scale.
+        config: the `DatasetConfig`.
+        size: pixels.
+        mean, std: on the 0..255 scale.
     """
 
     def __init__(self, config, size, mean, std, device, mode="bilinear"):

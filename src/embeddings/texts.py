@@ -31,7 +31,8 @@ def embed_texts(texts, encoder, *, batch_size=64, device="auto", cache=None, sil
         cache: folder that they are kept in, by default `default_cache()`; False: nothing is kept.
         silent: without progress bar and estimate.
 
-    Raises `UserError` where the encoder is not at hand, or lacks a tokenizer.
+    Raises:
+        UserError: the encoder is not at hand, or lacks a tokenizer.
     """
     texts = [str(text) for text in texts]
     if not texts:

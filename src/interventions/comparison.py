@@ -30,9 +30,11 @@ class Row:
     """A run's accuracy by one measure, over the seeds.
 
     Attributes:
-        name: of the run. measure: such as "overall" or "hard 20".
+        name: of the run.
+        measure: such as "overall" or "hard 20".
         mean, deviation: of the accuracy (the sample deviation; NaN with one seed).
-        difference: mean of the accuracy minus the base's; low, high: its confidence interval (NaN with one seed).
+        difference: mean of the accuracy minus the base's.
+        low, high: its confidence interval (NaN with one seed).
         seeds: how many.
     """
 
@@ -62,7 +64,8 @@ def load_run(path):
         path: a run of ffcv_main.py, or a folder of such, at any depth, that differ in their seeds. Of two versions with
             one seed the later counts, by its number.
 
-    Raises `UserError` where there is none, or it has no classes (BCE).
+    Raises:
+        UserError: there is none, or it has no classes (BCE).
     """
     seeds = {}
     for file in finished_versions(path):
@@ -91,7 +94,8 @@ def measure(proc, predictions, where):
     for a result without captions, those with the lowest and highest decision values.
 
     Args:
-        proc: the `SVMProcessor` of the result of the same seed. where: what the error calls the run.
+        proc: the `SVMProcessor` of the result of the same seed.
+        where: what the error calls the run.
     """
     test = proc.metrics("test")
     labels = test["classes"]

@@ -316,7 +316,8 @@ def accuracy_on_images(model, images, config, device):
     """A model's accuracy on a folder CLASS/FILE or a manifest of images, scaled as `--extra-images` scales them.
 
     Args:
-        model: of the `DatasetConfig` `config`. device: torch.device.
+        model: of the `DatasetConfig` `config`.
+        device: torch.device.
 
     Returns:
         dict measure -> float, as `comparison.measure` names them: overall, worst class, and each class with images.

@@ -19,7 +19,8 @@ def build_model(arch_type, arch, num_classes):
             with ImageNet weights and a new last layer) or "timm".
         arch: a name within the type, such as "resnet18".
 
-    Raises `UserError` for an unknown name (naming the nearest) or weights that are not at hand.
+    Raises:
+        UserError: an unknown name (naming the nearest) or weights that are not at hand.
     """
     if arch_type == "cifar_resnet":
         _check_name(arch, list(cifar_resnet.ARCHS), arch_type)
@@ -44,7 +45,8 @@ def build_model(arch_type, arch, num_classes):
 def pretrained_torchvision(arch, **build_args):
     """A torchvision model with its ImageNet weights, from torch's hub folder or downloaded into it.
 
-    Raises `UserError` for an unknown name, or naming the file and the folder where the weights are missing or damaged.
+    Raises:
+        UserError: an unknown name, or weights that are missing or damaged, naming the file and the folder.
     """
     from torchvision import models as torchvision_models
 
@@ -70,7 +72,8 @@ def pretrained_timm(arch, weights=None):
     Args:
         weights: a file with a state dict (torch, or safetensors); None for timm's own.
 
-    Raises `UserError` for an unknown name, weights that are not at hand, and a file of another architecture.
+    Raises:
+        UserError: an unknown name, weights that are not at hand, or a file of another architecture.
     """
     import timm
 

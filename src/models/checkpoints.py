@@ -45,7 +45,8 @@ def load_checkpoint(path, config=None):
         config: a `DatasetConfig`; it gives the model's names where the file has no build_params, and must agree with
             them where it has.
 
-    Raises `UserError` where the file is missing, truncated, hostile or of another architecture.
+    Raises:
+        UserError: the file is missing, truncated, hostile or of another architecture.
     """
     content = load_pt(path, "checkpoint", "train it again with ffcv_main.py")
     state = weights_in(content) if isinstance(content, dict) and "state_dict" in content else None

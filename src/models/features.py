@@ -8,7 +8,8 @@ from ..runtime.errors import UserError
 def last_linear(model):
     """The last linear layer of a model, which gives its predictions; torchvision, timm and our models have one.
 
-    Raises `UserError` where there is none.
+    Raises:
+        UserError: there is none.
     """
     layer = model.get_classifier() if hasattr(model, "get_classifier") else getattr(model, "fc", None)
     if isinstance(layer, nn.Sequential):

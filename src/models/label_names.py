@@ -32,9 +32,13 @@ def match_labels(class_names, outputs, labels=None, aliases=None):
     model has no names, its outputs are taken in the order of the classes, or, where these are numbers, by number.
 
     Args:
-        class_names: list of str. outputs: K. labels: list of K str, or None. aliases: list of K tuples of str, or None.
+        class_names: list of str.
+        outputs: K.
+        labels: list of K str, or None.
+        aliases: list of K tuples of str, or None.
 
-    Raises `UserError` with both lists where a class has no output, or two.
+    Raises:
+        UserError: a class has no output, or two; with both lists.
     """
     class_names = list(class_names)
     numbers = all(name.isdecimal() for name in class_names)

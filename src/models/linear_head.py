@@ -18,10 +18,12 @@ def out_of_fold(embeddings, labels, classes, groups=None, folds=5, seed=0, most_
     """Probabilities (N, classes), float32: each row by a classifier fitted on the other folds.
 
     Args:
-        embeddings: (N, d), labels: int (N,), below `classes`.
+        embeddings: (N, d).
+        labels: int (N,), below `classes`.
         groups: (N,), no group is cut by the folds; or None.
 
-    Raises `UserError` where a class has fewer images (or groups) than there are folds need, which is 2.
+    Raises:
+        UserError: a class has fewer images (or groups) than there are folds need, which is 2.
     """
     from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 

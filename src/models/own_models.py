@@ -43,7 +43,8 @@ class ImageModel:
         preprocessing: a `Preprocessing`: callable, PIL image -> float32 tensor (3, H, W).
         labels: list of K names of the outputs, or None where the model has none.
         aliases: list of K tuples, other names of the outputs (ImageNet's synset ids); or None.
-        outputs: K. notes: sentences for the user.
+        outputs: K.
+        notes: sentences for the user.
         head: the linear layer whose input are the penultimate features, or None where there is none.
         features: how many these are; 0 for none.
     """
@@ -86,11 +87,12 @@ def load_model(spec, arch=None, size=None, mean=None, std=None):
         spec: `timm:NAME`, `torchvision:NAME`, `hf:FOLDER_OR_NAME`, or a file of weights.
         arch: of a file of weights that does not say it: `timm:NAME`, `torchvision:NAME`, `cifar_resnet:NAME` (ours, for
             small images) or `hf:FOLDER` (with the config.json).
-        size: pixels of the side of the square that the model sees; mean, std: three numbers each, on the 0..1 scale.
-            By default the model's own.
+        size: pixels of the side of the square that the model sees, by default the model's own.
+        mean, std: three numbers each, on the 0..1 scale, by default the model's own.
 
-    Raises `UserError` for unknown names, weights that are not at hand, files that hold more than weights or do not fit
-    (naming the first keys), and a model that can't take images of its size.
+    Raises:
+        UserError: unknown names, weights that are not at hand, files that hold more than weights or do not fit (naming
+            the first keys), or a model that can't take images of its size.
     """
     spec = str(spec)
     kind, _, name = spec.partition(":")
@@ -115,8 +117,9 @@ def from_module(module, preprocess=None, labels=None, name="the model"):
     """The `ImageModel` of a torch module that is loaded already.
 
     Args:
-        module: images (B, 3, H, W) -> logits (B, K). preprocess: PIL image -> tensor (3, H, W); timm's models know
-            theirs. labels: names of the K outputs, or None.
+        module: images (B, 3, H, W) -> logits (B, K).
+        preprocess: PIL image -> tensor (3, H, W); timm's models know theirs.
+        labels: names of the K outputs, or None.
     """
     if preprocess is None:
         if not getattr(module, "pretrained_cfg", None):

@@ -13,7 +13,8 @@ class Preprocessing:
     """A PIL image (RGB) -> float32 tensor (3, H, W).
 
     Attributes:
-        transform: the callable. description: it in words, everything that decides on the pixels in it.
+        transform: the callable.
+        description: it in words, everything that decides on the pixels in it.
         size: (height, width) of what comes out, or None where it depends on the image.
     """
 

@@ -125,12 +125,14 @@ class BertWithClsLayer(BertPreTrainedModel):
 def load_text_classifier(name, max_length=None):
     """Load a `TextClassifier` on the CPU, in evaluation mode.
 
+    No code of a model's repository is run and no pickle is loaded.
+
     Args:
         name: a folder that `save_pretrained` wrote, or a name on Hugging Face's hub.
         max_length: tokens to read, where that is fewer than the model's own limit.
 
-    No code of a model's repository is run and no pickle is loaded. Raises `UserError` where the model is not at hand,
-    damaged, or has no trained linear head.
+    Raises:
+        UserError: the model is not at hand, damaged, or has no trained linear head.
     """
     local = Path(name).is_dir()
     if not local and (not name or Path(name).is_absolute() or name.startswith((".", "~")) or name.count("/") > 1):

@@ -6,9 +6,12 @@ from .errors import UserError
 
 
 def resolve_device(name="auto"):
-    """torch.device for "auto" (CUDA where there is one), "cpu", "cuda" or "cuda:N". Raises `UserError`.
+    """torch.device for "auto" (CUDA where there is one), "cpu", "cuda" or "cuda:N".
 
     "cuda:N" becomes the current device, on which FFCV makes its streams.
+
+    Raises:
+        UserError: another kind of device, or one that this machine does not have.
     """
     import torch
 

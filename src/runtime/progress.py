@@ -12,8 +12,11 @@ class Progress:
     """Use as a context manager; `advance` as work is done.
 
     Args:
-        total: units of work. what: what is done, such as "reading images". unit: in the plural.
-        quiet: say nothing. stream: where to, by default standard error.
+        total: units of work.
+        what: what is done, such as "reading images".
+        unit: in the plural.
+        quiet: say nothing.
+        stream: where to, by default standard error.
     """
 
     def __init__(self, total, what, unit="images", quiet=False, stream=None):

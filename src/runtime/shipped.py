@@ -11,8 +11,10 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 def find_shipped(folder, name, suffix):
     """The path of a file that ships with the project, where `name` is one; else `name` itself as a path.
 
-    What is there under the name given comes first: a user's file is never passed over for one of ours. Raises
-    `UserError` for a bare name, without a suffix, of nothing that is there.
+    What is there under the name given comes first: a user's file is never passed over for one of ours.
+
+    Raises:
+        UserError: a bare name, without a suffix, of nothing that is there.
 
     >>> find_shipped("dataset_configs", "cifar", ".yaml").name, str(find_shipped("dataset_configs", "my.yaml", ".yaml"))
     ('cifar.yaml', 'my.yaml')

@@ -14,7 +14,8 @@ class Gram:
     """The weighted Gram matrix of standardised features, computed for features when they are first asked for.
 
     Args:
-        rows: `StandardizedRows`. weights: (n,) float64 tensor, summing to 1, on the device of the rows.
+        rows: `StandardizedRows`.
+        weights: (n,) float64 tensor, summing to 1, on the device of the rows.
     """
 
     def __init__(self, rows, weights):

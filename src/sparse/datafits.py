@@ -8,7 +8,8 @@ class Multinomial:
     """Cross-entropy of softmax(scores); every class has a row of weights, also where there are two.
 
     Args:
-        y: (n,) int64 classes 0..K-1. weights: (n,) float64, summing to 1. Both on the device.
+        y: (n,) int64 classes 0..K-1, on the device.
+        weights: (n,) float64, summing to 1, on the device.
     """
 
     def __init__(self, y, weights, classes):
@@ -17,8 +18,9 @@ class Multinomial:
     def fit_rows(self, scores, rows):
         """For a slice of rows and their scores (rows, K), which are overwritten.
 
-        Returns the weighted loss (0-d float64), its gradient by the scores (rows, K), its mean second derivative by
-        each score (K,) float64 and the number of rows that are right (0-d).
+        Returns:
+            The weighted loss (0-d float64), its gradient by the scores (rows, K), its mean second derivative by each
+            score (K,) float64 and the number of rows that are right (0-d).
         """
         y, weights = self.y[rows], self.weights[rows]
         right = (scores.argmax(1) == y).sum()
@@ -45,7 +47,8 @@ class Gaussian:
     """Half the squared error, summed over the m outputs: `1/2 |y - scores|^2`.
 
     Args:
-        y: (n, m) float64. weights: (n,) float64, summing to 1. Both on the device.
+        y: (n, m) float64, on the device.
+        weights: (n,) float64, summing to 1, on the device.
     """
 
     def __init__(self, y, weights):

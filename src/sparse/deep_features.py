@@ -61,10 +61,12 @@ class SparseTask:
 def cached_features(folder, task, split, device):
     """The deep features of one split of a `SparseTask`, as (N, d) `FeatureChunks`, computed unless `folder` has them.
 
-    Half precision where they were computed in it (CUDA), else float32. Raises `UserError` where `folder` has those of
-    another model or other examples, or where the model does not end in a linear layer.
+    Half precision where they were computed in it (CUDA), else float32.
 
     Not in an `EmbeddingCache`: these are a part of a sparse result (`OUT/features/`), of examples that need no beton.
+
+    Raises:
+        UserError: `folder` has those of another model or other examples, or the model does not end in a linear layer.
     """
     inputs = task.inputs[split]
     fingerprint = f"{task.name} on {inputs.fingerprint}"

@@ -25,7 +25,8 @@ class FeatureChunks:
         features[:100], features[np.array([5, 17])]
 
     Attributes:
-        shape: (n, d). dtype: float16 or float32.
+        shape: (n, d).
+        dtype: float16 or float32.
         mean, std: (d,) float64, over the rows as they are stored; the standard deviation is the population's.
         fingerprint: what the caller said the features come from (model, data, preprocessing).
     """
@@ -79,7 +80,8 @@ class FeatureChunks:
         One pass, one chunk in memory. The file that makes the folder complete is written last: what a killed run
         leaves behind is never taken for features. Features of an earlier run in the folder are replaced.
 
-        Raises `UserError` on NaN, on numbers beyond the dtype, on batches of different widths and on no rows at all.
+        Raises:
+            UserError: NaN, numbers beyond the dtype, batches of different widths, or no rows at all.
         """
         folder = Path(folder)
         (folder / META_FILE).unlink(missing_ok=True)
@@ -131,8 +133,9 @@ class FeatureChunks:
     def open(cls, folder, fingerprint=None):
         """Open a folder that `write` completed.
 
-        Raises `UserError` where it is incomplete or damaged, or where it was written with another `fingerprint` than
-        the one that is given.
+        Raises:
+            UserError: it is incomplete or damaged, or was written with another `fingerprint` than the one that is
+                given.
         """
         folder = Path(folder)
         hint = "delete the folder and extract the features again"

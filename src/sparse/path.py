@@ -175,6 +175,11 @@ def elastic_net_path(
 
         minimise  sum_i w_i loss(y_i, W z_i + b) / sum_i w_i  +  lambda (alpha |W|_1 + (1 - alpha) / 2 |W|_2^2).
 
+    For instance:
+
+        path = elastic_net_path(features, labels, val=(val_features, val_labels))
+        layer = path.to_linear(select_sparse_model(path, "sparsity", factor=15))
+
     Args:
         X: (n, d) floats (16, 32 or 64 bits): array, memory map, tensor or `FeatureChunks`.
         y: multinomial (cross-entropy of softmax): (n,) ints, every class of 0..K-1 present.
@@ -198,11 +203,9 @@ def elastic_net_path(
     Returns:
         `SparsePath`. A feature with std 0 has weight 0.
 
-    Raises `UserError` for labels that are not 0..K-1, a single class, NaN, lengths that differ, classes in val or test
-    that are not in y, settings out of range, and features or targets that are all constant.
-
-        path = elastic_net_path(features, labels, val=(val_features, val_labels))
-        layer = path.to_linear(select_sparse_model(path, "sparsity", factor=15))
+    Raises:
+        UserError: labels that are not 0..K-1, a single class, NaN, lengths that differ, classes in val or test that are
+            not in y, settings out of range, or features or targets that are all constant.
     """
     from .penalties import ElasticNet, GroupElasticNet  # late: numba, which reading a path does not take
 

@@ -48,7 +48,8 @@ class ElasticNet:
             model: B, a `CurvatureModel` of the same features.
             tolerance: where no step of a sweep changes the gradient by more, it stops.
 
-        Returns V, (classes, p + 1).
+        Returns:
+            V, (classes, p + 1).
         """
         l1, l2 = np.full(coef.shape[1], lam * self.alpha), np.full(coef.shape[1], lam * (1 - self.alpha))
         l1[-1] = l2[-1] = 0

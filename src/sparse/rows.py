@@ -94,7 +94,10 @@ def check_finite(block, start, what):
 def statistics(X, weights=None, what="X"):
     """Mean and population standard deviation (d,) float64 of the rows of X, weighted by `weights` (n,), in one pass.
 
-    Raises `UserError` on NaN and infinities. `FeatureChunks` were checked when they were written and know theirs.
+    `FeatureChunks` were checked when they were written and know theirs.
+
+    Raises:
+        UserError: NaN or infinities.
     """
     if isinstance(X, FeatureChunks) and weights is None:
         return X.mean, X.std

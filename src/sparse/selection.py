@@ -10,15 +10,18 @@ DEFAULT_FACTORS = {"sparsity": 15.0, "absolute": 5.0, "relative": 0.05, "percent
 def select_sparse_model(path, selection_criterion="absolute", factor=None):
     """The index of the layer that a rule picks; by validation accuracy (training accuracy where there is none).
 
-    `selection_criterion`, the meaning of `factor`, and its default:
-        "sparsity": the most accurate layer with at most `factor` features per class on average (15).
-        "absolute": the sparsest layer at most `factor` percentage points less accurate than the best one (5.0).
-        "relative": the sparsest layer whose accuracy is at least (1 - factor) times that of the best one (0.05).
-        "percentile": the sparsest layer that keeps at least the share (1 - factor) of the way from the accuracy of the
-            model without features to that of the best one (0.05).
+    Equally sparse layers: the more accurate. The layer without any feature is never picked.
 
-    Equally sparse layers: the more accurate. The layer without any feature is never picked. Raises `UserError` on
-    another criterion, a factor out of range, or where no layer qualifies.
+    Args:
+        selection_criterion: gives `factor` its meaning and its default:
+            "sparsity": the most accurate layer with at most `factor` features per class on average (15).
+            "absolute": the sparsest layer at most `factor` percentage points less accurate than the best one (5.0).
+            "relative": the sparsest layer whose accuracy is at least (1 - factor) times that of the best one (0.05).
+            "percentile": the sparsest layer that keeps at least the share (1 - factor) of the way from the accuracy of
+                the model without features to that of the best one (0.05).
+
+    Raises:
+        UserError: another criterion, a factor out of range, or no layer that qualifies.
     """
     factor = check_selection(selection_criterion, factor)
     accuracy = path.accuracy

@@ -67,7 +67,9 @@ class Solver:
     """Minimises mean loss + penalty, for one lambda after the other.
 
     Args:
-        rows: `StandardizedRows`. datafit: `Multinomial` or `Gaussian`. penalty: `ElasticNet` or `GroupElasticNet`.
+        rows: `StandardizedRows`.
+        datafit: `Multinomial` or `Gaussian`.
+        penalty: `ElasticNet` or `GroupElasticNet`.
     """
 
     def __init__(self, rows, datafit, penalty):
@@ -80,7 +82,8 @@ class Solver:
         """Coefficients (classes, d + 1) whose largest violation is at most `aim`, or `required` where that takes long.
 
         Args:
-            coef: (classes, d + 1) float64, the start. at: its `Evaluation`.
+            coef: (classes, d + 1) float64, the start.
+            at: its `Evaluation`.
             previous_lam: the lambda whose solution `coef` is.
         """
         objective = at.loss + self.penalty.value(coef, lam)

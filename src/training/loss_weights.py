@@ -39,7 +39,8 @@ def extended_loss_vector(vector, splits, extra_weight):
     """Weights for a `MixedLoader`'s index: of the train beton's examples, and `extra_weight` for all extra ones.
 
     Args:
-        vector: (M,) from `load_loss_vector`, or None for ones. splits: list of `Split`, train and extra ones.
+        vector: (M,) from `load_loss_vector`, or None for ones.
+        splits: list of `Split`, train and extra ones.
     """
     train, *extras = splits
     weights = torch.ones(len(train.beton) + sum(len(extra.beton) for extra in extras))

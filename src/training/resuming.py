@@ -18,7 +18,8 @@ def new_checkpoint(config, seed):
 def load_resumable(path, config, seed, metadata):
     """The checkpoint of an interrupted training, to go on from.
 
-    Raises `UserError` where it holds no training state, or was trained in another way than `metadata` says.
+    Raises:
+        UserError: it holds no training state, or was trained in another way than `metadata` says.
     """
     checkpoint = load_checkpoint(path, config)
     state, before = checkpoint.training_state, checkpoint.run_metadata
@@ -58,7 +59,10 @@ def take_up(optimizer, scaler, state):
 def load_pretrained(path, config):
     """A trained checkpoint to train further, without its training state.
 
-    Raises `UserError` where it was trained on other classes; one that does not say its classes is taken at its word.
+    One that does not say its classes is taken at its word.
+
+    Raises:
+        UserError: it was trained on other classes.
     """
     checkpoint = load_checkpoint(path, config)
     if not all(weight.isfinite().all() for weight in checkpoint.model.state_dict().values()):

@@ -19,7 +19,10 @@ def run_folder(runs, exp_name, resume=False):
     """Yield this process's own `runs/exp_name/version_K`: the next free K or, to resume, the latest.
 
     It is this process's as long as the block runs. Where the block fails before a first checkpoint is there, a new
-    folder is removed again. Raises `UserError` where there is nothing to resume, or another process is at it.
+    folder is removed again.
+
+    Raises:
+        UserError: there is nothing to resume, or another process is at it.
     """
     if not exp_name.strip(" .") or Path(exp_name).is_absolute() or ".." in Path(exp_name).parts:
         raise UserError(f"--exp-name {exp_name} leaves {runs}; give a plain name, and --runs for another folder")

@@ -63,13 +63,17 @@ class Trainer:
     log: bool = True
 
     def fit(self, start, trained=None):
-        """Train to the end. Returns the trained model.
+        """Train to the end.
 
         Args:
             start: the `Checkpoint` to begin with; from its training state, where it has one, training goes on.
             trained: the part of its model that is trained, and that the loaders' batches are for: by default all of it.
 
-        Raises `UserError` where the loss is not finite; the checkpoints of earlier epochs stay.
+        Returns:
+            The trained model.
+
+        Raises:
+            UserError: the loss is not finite; the checkpoints of earlier epochs stay.
         """
         torch.backends.cudnn.benchmark = True
         options = self.config.training

@@ -34,7 +34,8 @@ def imagenetc_sources(folder, distorted, corruptions=None, severity=3):
     the corruption's number from 1 on. The protocol is ours.
 
     Args:
-        folder: ImageNet. distorted: ImageNet-C.
+        folder: ImageNet.
+        distorted: ImageNet-C.
         corruptions: names of its folders; by default all that are there, in alphabetical order.
         severity: 1 to 5.
     """

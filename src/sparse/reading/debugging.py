@@ -17,8 +17,10 @@ class Outsized:
     """A feature, or a word, with an outsized weight in a class.
 
     Attributes:
-        class_number: of the class. number: of the feature or word.
-        weight: its weight. share: of the sum of the class's |weights|.
+        class_number: of the class.
+        number: of the feature or word.
+        weight: its weight.
+        share: of the sum of the class's |weights|.
         ratio: |weight| over the median of the class's others that are not 0; infinite where there are none.
     """
 
@@ -149,8 +151,9 @@ def misclassifications_by_feature(standardised, labels, layer):
     """Group misclassified examples by the feature that spoke most for the wrong class and against the right one.
 
     Args:
-        standardised: (n, d) features. labels: (n,) right classes. layer: a `Layer`; rows that it gets right are in no
-            group.
+        standardised: (n, d) features.
+        labels: (n,) right classes.
+        layer: a `Layer`; rows that it gets right are in no group.
 
     Returns:
         list of `ErrorGroup`, the largest first; each misclassified row is in one of them. Where every feature speaks
@@ -191,7 +194,8 @@ class SeparatingFeature:
     Attributes:
         feature: its number.
         difference: mean of the hard minus mean of the easy, over their pooled standard deviation.
-        weight: in the class. share: of the sum of the class's |weights|.
+        weight: in the class.
+        share: of the sum of the class's |weights|.
         effect: on the class's score: weight * (mean of the hard - mean of the easy).
     """
 

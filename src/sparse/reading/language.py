@@ -60,7 +60,8 @@ def ridge_influence(masks, targets):
     """The influence of each word on each feature.
 
     Args:
-        masks: (samples, W), 1 where a word stayed. targets: (samples, d) features.
+        masks: (samples, W), 1 where a word stayed.
+        targets: (samples, d) features.
 
     Returns:
         (W, d) float32: coefficients of a ridge regression with intercept (strength `RIDGE`), in which a sample counts
@@ -89,7 +90,9 @@ class WordInfluence:
     """Influence of V words on d features, averaged over the sentences that hold the word.
 
     Attributes:
-        words: list of V, in alphabetical order. influence: (V, d) float32. counts: (V,) how many sentences hold it.
+        words: list of V, in alphabetical order.
+        influence: (V, d) float32.
+        counts: (V,) how many sentences hold it.
     """
 
     words: list
@@ -168,7 +171,8 @@ def word_cloud(words, least=False, width=360, height=240):
     """A word cloud as an image, uint8 (height, width, 3); sizes are |influence| over the largest.
 
     Args:
-        words: dict word -> influence. least: in the colour of the words that drive a feature least.
+        words: dict word -> influence.
+        least: in the colour of the words that drive a feature least.
     """
     if not words:
         return np.full((height, width, 3), 255, np.uint8)

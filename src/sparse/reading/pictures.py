@@ -11,7 +11,8 @@ def image_rows_figure(rows, title="", side=1.6):
     """Rows of images, each under a heading.
 
     Args:
-        rows: list of (heading, list of uint8 (H, W, 3)). side: height of an image, inches.
+        rows: list of (heading, list of uint8 (H, W, 3)).
+        side: height of an image, inches.
     """
     columns = max(1, *(len(images) for _, images in rows))
     shape = max((image.shape[1] / image.shape[0] for _, images in rows for image in images), default=1)
@@ -41,7 +42,8 @@ def before_after_figure(before, after, label):
     """Scatter of a class's probability before and after a change; those that it turned are marked.
 
     Args:
-        before, after: (n, K). label: (number, name) of the class.
+        before, after: (n, K).
+        label: (number, name) of the class.
     """
     number, name = label
     flipped = before.argmax(1) != after.argmax(1)

@@ -14,7 +14,11 @@ from .vision import attribute_feature, collect_inputs, highlight, to_pixels, vis
 class Reader:
     """A result of sparse_main.py, one of its layers, and the model and the examples that it was made of.
 
-    Attributes: `result`, `task`, `split`, `layer`, `labels` (N,), `predictions` (N,) of the layer, `device`.
+    Attributes:
+        result: a `SparseResult`.
+        labels: (N,).
+        predictions: (N,) of the layer.
+        task, split, layer, device: as they were given.
     """
 
     def __init__(self, result, task, split, layer, device, options):
@@ -34,7 +38,12 @@ class Reader:
 
 
 class TextReader(Reader):
-    """Attributes: `texts`, list of N; after `read_words`, `words`: a `WordInfluence` on standardised features."""
+    """A `Reader` of texts.
+
+    Attributes:
+        texts: list of N.
+        words: after `read_words`, a `WordInfluence` on standardised features.
+    """
 
     is_text = True
 
@@ -85,7 +94,11 @@ class TextReader(Reader):
 
 
 class ImageReader(Reader):
-    """Attributes: `mean`, `std`: (3,) of the model's normalisation on the 0..1 scale."""
+    """A `Reader` of images.
+
+    Attributes:
+        mean, std: (3,) of the model's normalisation on the 0..1 scale.
+    """
 
     is_text = False
 

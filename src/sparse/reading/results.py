@@ -21,7 +21,8 @@ class Layer:
     """A linear decision layer on standardised features.
 
     Attributes:
-        weight: (K, d) float32. bias: (K,).
+        weight: (K, d) float32.
+        bias: (K,).
     """
 
     weight: np.ndarray
@@ -45,8 +46,11 @@ class SparseResult:
     """A folder OUT of sparse_main.py.
 
     Attributes:
-        folder: OUT. args: dict of the command's options. model: the model in words, its weights included.
-        class_names: list of K. labels: dict split -> (N,) int64, in the order of the features.
+        folder: OUT.
+        args: dict of the command's options.
+        model: the model in words, its weights included.
+        class_names: list of K.
+        labels: dict split -> (N,) int64, in the order of the features.
         path: `SparsePath`.
         own_head: the model's own last layer as (weight (K, d), bias (K,)) for features as they are, or None.
     """
@@ -166,7 +170,8 @@ def top_positions(columns, count, among=None):
     """Rows in which features are largest.
 
     Args:
-        columns: (N, m), m features of N examples. among: positions to choose from; by default all.
+        columns: (N, m), m features of N examples.
+        among: positions to choose from; by default all.
 
     Returns:
         (m, count) ints, the largest first; fewer columns where there are fewer examples.

@@ -53,7 +53,9 @@ def attribute_feature(model, images, features, device="cpu"):
     """By how much a feature's activation falls where a patch of the image is hidden: occlusion, by Captum.
 
     Args:
-        model: as `last_linear` knows it. images: (N, 3, H, W) model inputs. features: N numbers, one an image.
+        model: as `last_linear` knows it.
+        images: (N, 3, H, W) model inputs.
+        features: N numbers, one an image.
 
     Returns:
         (N, H, W) float32. The patch is a quarter of the side, moves by half of that, and is the mean colour (0).
@@ -84,8 +86,10 @@ def visualise_features(model, features, size, mean, std, *, signs=None, steps=25
     natural images; in each step it is shifted, turned and zoomed a little, so that it does not hang on single pixels.
 
     Args:
-        features: numbers of n features. size: side of the images, pixels. mean, std: (3,) of the model's
-            normalisation, on the 0..1 scale. signs: n times 1 or -1, for an image that activates a feature least.
+        features: numbers of n features.
+        size: side of the images, pixels.
+        mean, std: (3,) of the model's normalisation, on the 0..1 scale.
+        signs: n times 1 or -1, for an image that activates a feature least.
 
     Returns:
         uint8 (n, size, size, 3); the same for the same seed and device.
