@@ -242,6 +242,8 @@ def test_the_command_hands_its_arrays_on_and_writes_what_was_asked_for(folder, t
     given = {}
 
     class Found:
+        notes = ()
+
         def __str__(self):
             return "confirmed: 1 of 1"
 
