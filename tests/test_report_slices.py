@@ -121,6 +121,7 @@ def test_mostly_is_said_of_more_than_half_of_the_errors():
     wrong = preds != 0
     assert taken_for(preds, wrong, 0) == ("mostly", 1)
     assert taken_for(np.array([0, 1, 1, 2, 3]), np.ones(5, bool), 0) == ("most often", 1)
+    assert taken_for(np.array([0, 1, 1, 2, 2]), np.ones(5, bool), 0) == (None, -1)
     assert taken_for(np.zeros(3, int), np.zeros(3, bool), 0) == (None, -1)
 
 

@@ -94,11 +94,11 @@ def claim(one, count):
 
 def taken_for(preds, wrong, c):
     """How a class's (n,) errors are taken: ("mostly", class) where most are taken for one class, ("most often", class)
-    where that is the commonest of several, (None, -1) where there is no error."""
+    where that is the commonest of several, (None, -1) where there is no error or no commonest class."""
     names, counts = np.unique(preds[wrong & (preds != c)], return_counts=True)
-    if not len(names):
+    first = int(counts.argmax()) if len(names) else 0
+    if not len(names) or (counts == counts[first]).sum() > 1:
         return None, -1
-    first = int(counts.argmax())
     return ("mostly" if 2 * counts[first] > counts.sum() else "most often"), int(names[first])
 
 
