@@ -1,6 +1,6 @@
 """A picture of a report, as the README shows it: the top of the page in headless Chromium.
 
-python scripts/screenshot_report.py demo/report.html docs/report.png
+python scripts/screenshot_report.py demo/report.html docs/report.png --size 1200x2400
 """
 
 import argparse

@@ -12,7 +12,8 @@ from failure_directions.data.betons import open_beton
 from failure_directions.data.image_sources import ImageArrays
 from failure_directions.directions.galleries import StoredImages, SVMProcessor, ends
 from failure_directions.report.page import command_line, write_report
-from failure_directions.report.summaries import accuracy_by_decile, encode_thumbnail
+from failure_directions.report.summaries import accuracy_by_decile
+from failure_directions.report.thumbnails import encode_thumbnail
 from failure_directions.runtime.errors import UserError
 from failure_directions.runtime.files import write_csv
 from failure_directions.runtime.pt_files import save_pt
@@ -195,7 +196,7 @@ def test_mistakes_are_told(hostile_result, tmp_path, pixels_beton):
     save_pt({"test_metrics": {}, "class_names": ["a"]}, tmp_path / "old.pt")
     with pytest.raises(
         UserError,
-        match=r"not an SVM result: it lacks args, dataset_config, svm_config, cv_scores, test_metrics\['preds'\]",
+        match=r"not an SVM result: it lacks args, cv_scores, dataset_config, svm_config, test_metrics\['preds'\]",
     ):
         SVMProcessor(tmp_path / "old.pt")
     (tmp_path / "test.beton").write_bytes(pixels_beton.read_bytes())
@@ -313,8 +314,8 @@ def test_the_table_sorts_by_click_and_by_keyboard(page, hostile_page, hostile_re
 
 def test_images_enlarge_and_close_by_keyboard(page, hostile_page):
     open_report(page, hostile_page)
-    first = "document.querySelector('.class[open] .gallery button')"
-    page.evaluate(f"{first}.focus()")
+    page.evaluate("document.getElementById('open-all').click()")
+    page.evaluate("document.querySelector('.class[open] .gallery button').focus()")
     page.keyboard.press("Enter")
     assert page.evaluate("document.getElementById('enlarged').open")
     large = "document.querySelector('#enlarged img')"
@@ -364,7 +365,8 @@ def test_a_thousand_classes_open_smoothly(page, complaints, tmp_path):
 def test_a_result_with_neither_captions_nor_spurious_nor_a_direction_has_a_report(tmp_path):
     result = save_made_up_result(tmp_path, ["a", "b"], 5, skip=(0, 1), spurious=False)
     page = write_report(result, tmp_path / "report.html").read_text()
-    assert "None of the 2 classes has a consistent failure" in page
+    assert "No failure was tested." in page
+    assert "confirmed failure" not in page
     assert page.count("Skipped, so there is no direction: only 1 wrong example") == 2
 
 

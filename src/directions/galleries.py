@@ -65,9 +65,10 @@ class SVMProcessor:
         proc = cls.__new__(cls)
         proc.result, proc._given = None, images
         proc._take(result, path or "this result", None, "unlabeled" in result.splits)
+        proc.in_file = path is not None
         return proc
 
-    _given = None
+    _given, in_file = None, True
 
     def _take(self, result, path, root, get_unlabeled):
         self.path, self.loaded = Path(path), result
@@ -181,6 +182,9 @@ class SVMProcessor:
         """
         indices = self.metrics(split)["indices"]
         if paths := self.metrics(split).get("paths"):
+            missing = next((paths[position] for position in positions if not Path(paths[position]).exists()), None)
+            if missing is not None:
+                raise MissingBeton(f"the image {missing} does not exist any more")
             return (read_image(paths[position]) for position in positions)
         if self._given is not None:
             return (np.asarray(AnyImages(self._given).read(int(indices[position]))) for position in positions)

@@ -6,15 +6,18 @@ The numbers of the page are computed here from arrays; how it looks is in templa
 import base64
 import hashlib
 import math
-import shlex
+import re
 from pathlib import Path
 
 import jinja2
 import yaml
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from ..directions.galleries import MissingBeton, SVMProcessor
 from ..runtime.files import atomic_path, check_writable
+from .next_steps import command_line, next_steps
+from .slices import MOST_SECTIONS as MOST_SLICES
+from .slices import add_slice_images, interval_in_points, percent, summarise_slices, whole
 from .summaries import (
     add_captions,
     add_feature_images,
@@ -26,6 +29,7 @@ from .summaries import (
     read_sparse,
     summarise_classes,
 )
+from .thumbnails import IMAGE_BUDGET
 
 TEMPLATES = Path(__file__).parent / "templates"
 MOST_SECTIONS = 1000
@@ -59,9 +63,10 @@ def write_report(result, out_path, root=None, split="test", compared=None, spars
     return out_path
 
 
-def render_report(proc, split, comparison=None, sparse=None):
+def render_report(proc, split="test", comparison=None, sparse=None):
     """The report of an `SVMProcessor`, and maybe a `Comparison` and a `SparseResult`, as a string of HTML."""
     metrics = proc.metrics(split)
+    tested = summarise_slices(proc)
     summaries = summarise_classes(proc, split)
     add_minority(summaries, proc, split)
     add_captions(summaries, proc, split)
@@ -71,11 +76,17 @@ def render_report(proc, split, comparison=None, sparse=None):
         add_features(sections, proc, split, sparse)
     no_images, shown = "", (0, 0, False)
     try:
-        shown = add_galleries(sections, proc, split)
+        # The slices take what they need of most of the budget, the classes what is left.
+        used = add_slice_images(tested, proc, IMAGE_BUDGET * 2 // 3) if tested else 0
+        shown = add_galleries(sections, proc, split, IMAGE_BUDGET - used)
         if sparse:
             add_feature_images(sections, proc, split, sparse)
     except MissingBeton as error:
         no_images = str(error)
+        for one in [*(tested.sections if tested else ()), *sections]:
+            one.hardest = []
+        for summary in sections:
+            summary.easiest = []
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -83,23 +94,32 @@ def render_report(proc, split, comparison=None, sparse=None):
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(number=_number, signed=_signed, signed3=lambda value: _signed(value, 3))
+    environment.filters.update(
+        number=_number,
+        signed=_signed,
+        signed3=lambda value: _signed(value, 3),
+        percent=percent,
+        whole=whole,
+        interval=lambda ends: interval_in_points(*ends),
+        thousands="{:,}".format,
+        breakable=_breakable,
+        by_word=_by_word,
+    )
     style, script = ((TEMPLATES / name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
-    right, flagged = metrics["ytrue"] == 1, metrics["ypred"] == 0
     most_images, largest_side, reduced = shown
     return environment.get_template("report.html").render(
         style=Markup(style),
         script=Markup(script),
         # The page's own script, and no other, may run, whatever a class is called.
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        title=proc.path.stem,
-        result_path=str(proc.path),
+        title=proc.path.stem if proc.in_file else "Failures of a model",
+        result_path=str(proc.path) if proc.in_file else "",
         split=split,
-        count=len(right),
-        accuracy=mean_of(right),
-        flagged=mean_of(flagged),
-        errors_flagged=mean_of(flagged[~right]),
-        consistent=[summary for summary in strongest if summary.verdict == "consistent"],
+        count=len(metrics["ytrue"]),
+        accuracy=mean_of(metrics["ytrue"]),
+        tested=tested,
+        most_slices=MOST_SLICES,
+        steps=next_steps(proc.loaded, proc.path if proc.in_file else None, tested),
         classes=strongest,
         sections=sections,
         skipped=[summary for summary in summaries if summary.skipped],
@@ -110,7 +130,7 @@ def render_report(proc, split, comparison=None, sparse=None):
         largest_side=largest_side,
         reduced=reduced,
         embedding=proc.loaded.svm_config.embedding if proc.loaded.svm_config else None,
-        command=command_line(proc.args),
+        command=command_line(proc.args) if proc.loaded.dataset_config else "",
         configs={
             name.replace("_", " "): yaml.safe_dump(
                 getattr(proc.loaded, name).model_dump(), sort_keys=False, allow_unicode=True
@@ -121,21 +141,6 @@ def render_report(proc, split, comparison=None, sparse=None):
     )
 
 
-def command_line(args):
-    """The call of train_svms.py that a result's `args` record, as it could be typed."""
-    words = ["python", "train_svms.py"]
-    for name, value in args.items():
-        option = "--" + name.replace("_", "-")
-        if value is None or value is False:
-            continue
-        if value is True:
-            words.append(option)
-        else:
-            for item in value if isinstance(value, list) else [value]:
-                words += [option, str(item)]
-    return shlex.join(words)
-
-
 def _number(value, digits=3):
     """ ".983" for people: three decimals, a dash for nothing."""
     return "\N{EN DASH}" if value is None or math.isnan(value) else f"{value:.{digits}f}"
@@ -144,3 +149,14 @@ def _number(value, digits=3):
 def _signed(value, digits=2):
     """A number with its sign, and a real minus."""
     return f"{value:+.{digits}f}".replace("-", "\N{MINUS SIGN}")
+
+
+def _breakable(name):
+    """A name for the page, escaped: kept in one line where it fits into one, else broken after these signs alone."""
+    parts = re.sub(r"([_/.,:-])(?=\w)", r"\1<wbr>", str(escape(name)))
+    return Markup(f'<span class="name">{parts}</span>')
+
+
+def _by_word(line):
+    """A command for the page, which breaks between its words alone: browsers would after each hyphen of an option."""
+    return Markup(" ").join(Markup("<span>{}</span>").format(word) for word in line.split(" "))

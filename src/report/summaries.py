@@ -1,13 +1,11 @@
 """What the report says of each class: numbers, captions, galleries, sparse features."""
 
-import base64
-import io
 import math
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from ..directions.galleries import ends
 from ..directions.minority import attribute_rates, minority_precision
@@ -16,25 +14,11 @@ from ..interventions.comparison import load_rows, main_table
 from ..runtime.errors import UserError
 from ..sparse.reading.debugging import SeparatingFeature, separating_features
 from ..sparse.reading.results import SparseResult, top_positions
+from .thumbnails import IMAGE_BUDGET, data_uri, encode_thumbnail, image_limit, images_a_side, thumbnails
 
-MOST_BYTES, LARGEST_SIDE, SMALLEST_SIDE = 20_000, 256, 24  # of one image: bytes, pixels, pixels
-IMAGE_BUDGET = 18_000_000  # bytes of base64 in the page; with the text of 1,000 classes it stays below 30 MB
 FEATURES_SHOWN, FEATURE_IMAGES, FEATURE_BYTES = 5, 4, 3_000  # of a class, of a feature, of an image
 MOST_WITH_FEATURE_IMAGES = 50  # classes: at most 4 MB of base64
 SAME_MODEL = 0.99  # share of equal predictions
-
-
-@dataclass
-class Thumbnail:
-    """An image of a gallery with what is said below it; `uri` is a data URI."""
-
-    uri: str
-    width: int
-    height: int
-    decision_value: float
-    conf: float
-    pred_name: str
-    right: bool
 
 
 @dataclass
@@ -56,6 +40,7 @@ class ClassSummary:
         subpopulations: dicts with k, class_accuracy, hard, easy, from OUT_subpopulations.csv.
         hardest, easiest: lists of `Thumbnail`.
         features: list of `FeatureRow`, where a sparse layer is known.
+        confirmed: number of confirmed slices, None where none was sought.
     """
 
     number: int
@@ -75,13 +60,7 @@ class ClassSummary:
     hardest: list = field(default_factory=list)
     easiest: list = field(default_factory=list)
     features: list = field(default_factory=list)
-
-    @property
-    def verdict(self):
-        """The failure is "consistent", "not consistent", or the class "skipped"."""
-        if self.skipped:
-            return "skipped"
-        return "consistent" if self.cv_score > 0.5 else "not consistent"
+    confirmed: int | None = None
 
 
 def accuracy_by_decile(decision_values, right):
@@ -102,6 +81,8 @@ def summarise_classes(proc, split):
     """A `ClassSummary` of every class, in the order of their numbers; galleries and captions are left empty."""
     metrics = proc.metrics(split)
     right, flagged, values = metrics["ytrue"] == 1, metrics["ypred"] == 0, metrics["decision_values"]
+    found = proc.loaded.found
+    confirmed = None if found is None else Counter(one.class_index for one in found.confirmed)
     summaries = []
     for c, name in enumerate(proc.class_names):
         members = proc.ordering(c, split, "confidence")
@@ -113,6 +94,8 @@ def summarise_classes(proc, split):
             summary.flagged_accuracy = mean_of(right[members][flagged[members]])
             summary.errors_flagged = mean_of(flagged[members][~right[members]])
             summary.deciles = accuracy_by_decile(values[members], right[members])
+        if confirmed is not None:
+            summary.confirmed = confirmed[c]
         summaries.append(summary)
     return summaries
 
@@ -164,76 +147,25 @@ def _of_row(row, by_name, proc):
     return by_name[row.class_name]
 
 
-def images_a_side(num_classes):
-    """How many of the hardest, and of the easiest, images are shown for each class."""
-    return 16 if num_classes <= 50 else 8 if num_classes <= 200 else 4
-
-
-def add_galleries(summaries, proc, split):
-    """Fill in `hardest` and `easiest` within the page's budget of bytes.
+def add_galleries(summaries, proc, split, budget=IMAGE_BUDGET):
+    """Fill in `hardest` and `easiest` within `budget` bytes of base64.
 
     Returns the most images of a side, their longest side in pixels, and whether the budget made any smaller or fewer.
     Raises `MissingBeton` where there are no images.
     """
-    metrics = proc.metrics(split)
     shown = [summary for summary in summaries if not summary.skipped and summary.count]
-    most, largest, reduced = 0, 0, False
+    values = proc.metrics(split)["decision_values"]
     count = images_a_side(len(shown))
-    limit = min(MOST_BYTES, IMAGE_BUDGET * 3 // 4 // max(1, 2 * count * len(shown)))
+    limit = image_limit(budget, 2 * count * len(shown))
+    most, largest, reduced = 0, 0, count < images_a_side(1)
     for summary in shown:
         for side, picked in zip(("hardest", "easiest"), ends(proc.ordering(summary.number, split), count), strict=True):
-            gallery = getattr(summary, side)
-            for position, image in zip(picked, proc.images(split, picked), strict=True):
-                small, content = encode_thumbnail(image, limit)
-                most, largest = max(most, len(gallery) + 1), max(largest, *small.size)
-                reduced |= max(small.size) < min(LARGEST_SIDE, max(image.shape))
-                gallery.append(
-                    Thumbnail(
-                        uri=_data_uri(content),
-                        width=small.width,
-                        height=small.height,
-                        decision_value=float(metrics["decision_values"][position]),
-                        conf=float(metrics["confs"][position]),
-                        pred_name=proc.class_names[metrics["preds"][position]],
-                        right=bool(metrics["ytrue"][position]),
-                    )
-                )
-    return most, largest, reduced or count < images_a_side(1)
-
-
-def encode_thumbnail(image, limit):
-    """An image as WebP of at most `limit` bytes: as it is where that fits, else smaller.
-
-    Args:
-        image: uint8 (H, W, 3).
-
-    Returns:
-        The PIL image that was encoded, and its bytes. Below 24 pixels a side it is not made smaller, whatever it takes.
-    """
-    full = Image.fromarray(image)
-    if max(full.size) <= 64 and full.width * full.height <= limit:  # else the attempt would be in vain
-        content = _webp(full, lossless=True)
-        if len(content) <= limit:
-            return full, content
-    # Photographs take about a quarter of a byte a pixel at this quality.
-    side = min(LARGEST_SIDE, max(full.size), max(SMALLEST_SIDE, int(2 * limit**0.5)))
-    while True:
-        small = full.copy()
-        small.thumbnail((side, side), Image.Resampling.LANCZOS)
-        content = _webp(small, quality=78)
-        if len(content) <= limit or side <= SMALLEST_SIDE:
-            return small, content
-        side = max(SMALLEST_SIDE, min(side - 1, int(0.95 * side * (limit / len(content)) ** 0.5)))
-
-
-def _data_uri(content, kind="webp"):
-    return f"data:image/{kind};base64," + base64.b64encode(content).decode()
-
-
-def _webp(image, **options):
-    buffer = io.BytesIO()
-    image.save(buffer, "WEBP", method=0, **options)
-    return buffer.getvalue()
+            gallery, smaller = thumbnails(proc, split, picked, values, limit)
+            setattr(summary, side, gallery)
+            reduced |= smaller
+            most = max(most, len(gallery))
+            largest = max([largest, *(max(image.width, image.height) for image in gallery)])
+    return most, largest, reduced
 
 
 @dataclass
@@ -283,7 +215,7 @@ def add_feature_images(summaries, proc, split, sparse):
     images = {}
     for number, positions in zip(numbers, top, strict=True):
         encoded = [encode_thumbnail(image, FEATURE_BYTES) for image in proc.images(split, positions)]
-        images[number] = [(_data_uri(content), *small.size) for small, content in encoded]
+        images[number] = [(data_uri(content), *small.size) for small, content in encoded]
     for summary in summaries:
         for row in summary.features:
             row.images = images[row.found.feature]
@@ -308,4 +240,4 @@ def read_comparison(out):
     with open(figure, "rb") as stream:
         if stream.read(8) != b"\x89PNG\r\n\x1a\n" or figure.stat().st_size > IMAGE_BUDGET // 2:
             raise UserError(f"{figure} is no figure of a comparison; run failure-directions compare again")
-    return Comparison(*main_table(rows), rows[0].seeds, _data_uri(figure.read_bytes(), "png"))
+    return Comparison(*main_table(rows), rows[0].seeds, data_uri(figure.read_bytes(), "png"))

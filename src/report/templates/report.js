@@ -1,14 +1,12 @@
 "use strict";
 (() => {
-  const sections = [...document.querySelectorAll("details.class")];
-
-  // ---- the overview: sorting and finding
-  const table = document.getElementById("classes");
-  const headers = [...table.tHead.rows[0].cells];
-  const body = table.tBodies[0];
+  const sections = [...document.querySelectorAll("details.class, details.slice")];
   const names = new Intl.Collator(undefined, { numeric: true });
 
-  function sortBy(column) {
+  // ---- tables: sorting and finding
+  function sortBy(table, column) {
+    const headers = [...table.tHead.rows[0].cells];
+    const body = table.tBodies[0];
     const header = headers[column];
     const first = header.dataset.first || "descending";
     const now = header.getAttribute("aria-sort");
@@ -16,7 +14,7 @@
     headers.forEach((other) => other.removeAttribute("aria-sort"));
     header.setAttribute("aria-sort", order);
     const sign = order === "ascending" ? 1 : -1;
-    const isNumber = header.classList.contains("n");
+    const isNumber = header.matches(".n, [data-number]");
     const keyed = [...body.rows].map((row) => {
       const cell = row.cells[column];
       return [isNumber ? parseFloat(cell.dataset.value) : cell.textContent, row];
@@ -28,44 +26,58 @@
     });
     body.append(...keyed.map(([, row]) => row));
   }
-  headers.forEach((header, column) => header.querySelector("button").addEventListener("click", () => sortBy(column)));
+  for (const table of document.querySelectorAll(".sortable")) {
+    [...table.tHead.rows[0].cells].forEach((header, column) => {
+      header.querySelector("button").addEventListener("click", () => sortBy(table, column));
+    });
+  }
 
-  const find = document.getElementById("find");
-  find.addEventListener("input", () => {
-    const wanted = find.value.trim().toLowerCase();
-    let count = 0;
-    for (const row of body.rows) {
-      row.hidden = !row.cells[0].textContent.toLowerCase().includes(wanted);
-      count += !row.hidden;
-    }
-    document.getElementById("found").textContent = wanted ? `${count} of ${body.rows.length}` : "";
-  });
+  for (const find of document.querySelectorAll(".find")) {
+    const { rows } = document.getElementById(find.dataset.table).tBodies[0];
+    const told = find.closest(".tools").querySelector("[role=status]");
+    find.addEventListener("input", () => {
+      const wanted = find.value.trim().toLowerCase();
+      let count = 0;
+      for (const row of rows) {
+        row.hidden = !row.cells[0].textContent.toLowerCase().includes(wanted);
+        count += !row.hidden;
+      }
+      told.textContent = wanted ? `${count} of ${rows.length}` : "";
+    });
+  }
 
   // ---- sections
   function openTarget() {
     const target = location.hash && document.getElementById(location.hash.slice(1));
-    if (!target || !target.matches("details.class")) return;
+    if (!target || !sections.includes(target)) return;
     target.open = true;
     target.scrollIntoView();
   }
   addEventListener("hashchange", openTarget);
   openTarget();
-  document.getElementById("open-all").addEventListener("click", () => sections.forEach((section) => { section.open = true; }));
-  document.getElementById("close-all").addEventListener("click", () => sections.forEach((section) => { section.open = false; }));
+  for (const button of document.querySelectorAll(".all")) {
+    const [kind, state] = button.value.split(":");
+    button.addEventListener("click", () => {
+      sections.filter((section) => section.matches(`.${kind}`)).forEach((section) => { section.open = state === "open"; });
+    });
+  }
   // On paper nothing can be opened: print all of a short report, and of a long one what is open.
   let opened = [];
   addEventListener("beforeprint", () => {
     if (sections.length > 30) return;
-    opened = sections.filter((section) => !section.open);
-    opened.forEach((section) => { section.open = true; });
+    opened = [...document.querySelectorAll("details:not([open])")];
+    opened.forEach((folded) => { folded.open = true; });
     document.querySelectorAll("img[loading]").forEach((image) => { image.loading = "eager"; });
   });
-  addEventListener("afterprint", () => opened.splice(0).forEach((section) => { section.open = false; }));
+  addEventListener("afterprint", () => opened.splice(0).forEach((folded) => { folded.open = false; }));
 
   // ---- enlarging
   const dialog = document.getElementById("enlarged");
   const [large] = dialog.getElementsByTagName("img");
   const [caption] = dialog.getElementsByTagName("p");
+  const file = document.getElementById("file");
+  const path = file.querySelector("code");
+  const copied = file.querySelector("[role=status]");
   let shown = null;
 
   function show(button) {
@@ -75,6 +87,9 @@
     large.alt = image.alt;
     large.className = image.className;
     caption.textContent = image.alt;
+    file.hidden = !button.dataset.path;
+    path.textContent = button.dataset.path || "";
+    copied.textContent = "";
     if (!dialog.open) dialog.showModal();
   }
   function step(by) {
@@ -82,13 +97,24 @@
     const next = buttons[buttons.indexOf(shown) + by];
     if (next) show(next);
   }
+  async function copyPath() {
+    try {
+      await navigator.clipboard.writeText(path.textContent);
+      copied.textContent = "copied";
+    } catch {
+      // No clipboard for this page: what is selected can be copied by key.
+      getSelection().selectAllChildren(path);
+      copied.textContent = "selected";
+    }
+  }
   document.addEventListener("click", (event) => {
     const button = event.target.closest(".gallery button");
     if (button) show(button);
   });
   dialog.addEventListener("click", (event) => {
     const button = event.target.closest("button");
-    if (button && button.value !== "0") step(Number(button.value));
+    if (button && button.id === "copy") copyPath();
+    else if (button && button.value !== "0") step(Number(button.value));
     // A click beside the image's box lands on the dialog itself.
     else if (button || event.target === dialog) dialog.close();
   });
