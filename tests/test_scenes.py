@@ -17,6 +17,7 @@ from failure_directions.data.scenes import (
     SceneSetting,
     make_split,
     planted_setting,
+    several_setting,
     truth_rows,
 )
 from failure_directions.runtime.errors import UserError
@@ -332,6 +333,23 @@ def test_wrong_labels_of_the_planted_setting_name_classes_without_a_plant():
         assert not {plant.noise_label for plant in plants} & {plant.shape for plant in plants}
 
 
+@pytest.mark.parametrize("n_plants", [2, 3])
+def test_a_setting_with_several_failures_has_them_in_one_class(n_plants):
+    drawn = set()
+    for seed in range(10):
+        made = several_setting(seed, n_plants=n_plants, **SIZES)
+        shape = made.plants[0].shape
+        assert made.plants_of(shape) == list(made.plants[:n_plants])
+        test = make_split(made, "test")
+        assert np.bincount(test.subgroup[of_class(test, shape)]).tolist() == [60 - 12 * n_plants] + [12] * n_plants
+        for plant in made.plants:
+            if plant.kind == "rare":
+                assert [other.value for other in made.plants_of(made.plants[-1].shape)] == [plant.value]
+        drawn.add(made.plants)
+    assert len(drawn) == 10
+    assert several_setting(3, n_plants=n_plants) == several_setting(3, n_plants=n_plants)
+
+
 def test_the_truth_can_be_written_as_csv_and_read_back(tmp_path):
     split = make_split(setting(), "train")
     with open(tmp_path / "train.csv", "w", newline="") as file:
@@ -425,6 +443,10 @@ def test_an_unknown_split_or_kind_or_too_many_plants_are_refused_by_name():
         planted_setting("common")
     with pytest.raises(UserError, match="5 plants"):
         planted_setting("rare", n_plants=5)
+    with pytest.raises(UserError, match="4 plants in one class"):
+        several_setting(n_plants=4)
+    with pytest.raises(UserError, match="circle, triangle, star"):
+        several_setting(classes=("circle", "triangle", "star", "semicircle"))
 
 
 @pytest.mark.parametrize("module", [scenes, scene_drawing])
