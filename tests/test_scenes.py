@@ -1,5 +1,6 @@
 import csv
 import doctest
+import hashlib
 import multiprocessing
 import pickle
 from collections import Counter
@@ -7,7 +8,7 @@ from collections import Counter
 import numpy as np
 import pytest
 from failure_directions.data import scene_drawing, scenes
-from failure_directions.data.scene_drawing import BACKGROUNDS, COLOURS, SHAPES, caption, draw
+from failure_directions.data.scene_drawing import BACKGROUNDS, COLOURS, PALETTE, SHAPES, caption, draw
 from failure_directions.data.scenes import (
     KINDS,
     SPLITS,
@@ -16,6 +17,7 @@ from failure_directions.data.scenes import (
     SceneSetting,
     make_split,
     planted_setting,
+    several_setting,
     truth_rows,
 )
 from failure_directions.runtime.errors import UserError
@@ -24,6 +26,12 @@ from PIL import ImageColor
 CORRELATION = Plant("correlation", "circle", "colour", "red", 0.95)
 RARE = Plant("rare", "square", "background", "brick", 0.97)
 NOISE = Plant("noise", "star", "colour", "blue", 0.6, "cross")
+CORRELATIONS = (CORRELATION, Plant("correlation", "circle", "background", "brick", 0.9))
+SEVERAL = (
+    CORRELATION,
+    Plant("rare", "circle", "background", "brick", 0.97),
+    Plant("noise", "circle", "background", "grid", 0.6, "cross"),
+)
 SIZES = {"train": 200, "val": 40, "test": 60, "unlabeled": 70}
 
 
@@ -44,6 +52,35 @@ def first_images(split):
 
 
 # Drawing
+
+
+def digest(setting):
+    """Of all tables of a setting and the first images of each."""
+    total = hashlib.sha256()
+    for split in (make_split(setting, name) for name in SPLITS):
+        for column in (split.label, split.true_label, split.subgroup, split.mislabelled):
+            total.update(column.astype("<i8").tobytes())
+        for column in (split.shape, split.colour, split.background):
+            total.update(" ".join(column).encode())
+        total.update(images(split, range(3)).tobytes())
+    return total.hexdigest()[:16]
+
+
+@pytest.mark.parametrize(
+    ("kind", "validation", "attribute", "expected"),
+    [
+        ("correlation", "natural", "colour", "a165ab5f93220e1a"),
+        ("correlation", "skewed", "background", "10dace6e52baedd2"),
+        ("rare", "natural", "colour", "365ebdc47874f530"),
+        ("rare", "balanced", "colour", "0effa9b3e27aef2f"),
+        ("noise", "natural", "colour", "2c56899589784860"),
+        ("noise", "skewed", "background", "c8f8941007f096cd"),
+    ],
+)
+def test_a_setting_of_an_earlier_version_is_drawn_as_it_was(kind, validation, attribute, expected):
+    """Measured results name settings by their seed."""
+    made = planted_setting(kind, seed=5, validation=validation, attribute=attribute, **SIZES)
+    assert digest(made) == expected
 
 
 def test_an_image_is_the_same_in_any_order():
@@ -107,7 +144,7 @@ def nearest(colour, palette):
 
 def test_the_palette_is_what_the_web_calls_these_colours():
     web_colours = {name: ImageColor.getrgb(name) for name in COLOURS}
-    assert all(nearest(colour, web_colours) == name for name, colour in scene_drawing.PALETTE.items())
+    assert all(nearest(colour, web_colours) == name for name, colour in PALETTE.items())
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -121,7 +158,7 @@ def test_the_median_colour_inside_the_shape_is_the_one_in_the_caption(shape):
             )
             inside = np.abs(image - other).sum(-1) > 100
             median = np.median(image[inside], axis=0)
-            assert nearest(median, scene_drawing.PALETTE) == colour
+            assert nearest(median, PALETTE) == colour
 
 
 def test_every_shape_and_background_can_be_told_from_every_other():
@@ -210,6 +247,50 @@ def test_wrong_labels_are_in_train_in_the_subgroup_only_and_name_the_class_asked
         assert np.array_equal(table.label, table.true_label)
 
 
+def test_several_plants_of_a_class_have_subgroups_of_their_own():
+    table = make_split(setting(plants=SEVERAL), "train")
+    circle = of_class(table, "circle")
+    assert np.bincount(table.subgroup[circle]).tolist() == [200 - 10 - 6 - 40, 10, 6, 40]
+    assert not table.subgroup[~circle].any()
+    red, brick, grid = table.colour == "red", table.background == "brick", table.background == "grid"
+    for number, (is_red, is_brick, is_grid) in enumerate([(1, 0, 0), (0, 0, 0), (1, 1, 0), (1, 0, 1)]):
+        rows = circle & (table.subgroup == number)
+        assert (red[rows] == is_red).all()
+        assert (brick[rows] == is_brick).all()
+        assert (grid[rows] == is_grid).all()
+    assert np.array_equal(np.flatnonzero(table.mislabelled), np.flatnonzero(table.label != table.true_label))
+    assert table.mislabelled.sum() == 24
+    assert (table.subgroup[table.mislabelled] == 3).all()
+
+
+def test_a_class_with_two_correlations_lacks_one_in_each_subgroup_and_has_both_elsewhere():
+    table = make_split(setting(plants=CORRELATIONS), "test")
+    circle = of_class(table, "circle")
+    red, brick = table.colour == "red", table.background == "brick"
+    for number, (is_red, is_brick) in enumerate([(1, 1), (0, 1), (1, 0)]):
+        rows = circle & (table.subgroup == number)
+        assert (red[rows] == is_red).all()
+        assert (brick[rows] == is_brick).all()
+    assert np.bincount(table.subgroup[circle]).tolist() == [36, 12, 12]
+
+
+@pytest.mark.parametrize(
+    ("validation", "expected"), [("natural", [8, 8, 8]), ("balanced", [7, 6, 7]), ("skewed", [2, 1, 8])]
+)
+def test_several_plants_of_a_class_share_what_validation_asks_for(validation, expected):
+    table = make_split(setting(plants=SEVERAL, validation=validation), "val")
+    assert np.bincount(table.subgroup)[1:].tolist() == expected
+
+
+def test_subgroups_of_a_few_images_never_take_more_than_there_are():
+    for images in range(12):
+        made = setting(plants=SEVERAL, minority_share=0.33, test=images)
+        subgroup = make_split(made, "test").subgroup[of_class(make_split(made, "test"), "circle")]
+        assert len(subgroup) == images
+        for number in (1, 2, 3):
+            assert abs((subgroup == number).sum() - 0.33 * images) <= 1
+
+
 def test_uniform_wrong_labels_are_spread_over_all_the_other_classes():
     noise = Plant("noise", "star", "colour", "blue", 0.7, "uniform")
     table = make_split(setting(plants=(noise,)), "train")
@@ -250,6 +331,23 @@ def test_wrong_labels_of_the_planted_setting_name_classes_without_a_plant():
     for seed in range(10):
         plants = planted_setting("noise", seed).plants
         assert not {plant.noise_label for plant in plants} & {plant.shape for plant in plants}
+
+
+@pytest.mark.parametrize("n_plants", [2, 3])
+def test_a_setting_with_several_failures_has_them_in_one_class(n_plants):
+    drawn = set()
+    for seed in range(10):
+        made = several_setting(seed, n_plants=n_plants, **SIZES)
+        shape = made.plants[0].shape
+        assert made.plants_of(shape) == list(made.plants[:n_plants])
+        test = make_split(made, "test")
+        assert np.bincount(test.subgroup[of_class(test, shape)]).tolist() == [60 - 12 * n_plants] + [12] * n_plants
+        for plant in made.plants:
+            if plant.kind == "rare":
+                assert [other.value for other in made.plants_of(made.plants[-1].shape)] == [plant.value]
+        drawn.add(made.plants)
+    assert len(drawn) == 10
+    assert several_setting(3, n_plants=n_plants) == several_setting(3, n_plants=n_plants)
 
 
 def test_the_truth_can_be_written_as_csv_and_read_back(tmp_path):
@@ -318,7 +416,12 @@ def test_a_bad_plant_is_refused_by_name(text, culprit):
         ({"classes": (*SHAPES, "circle")}, "twice"),
         ({"classes": tuple(s for s in SHAPES if s != "circle")}, "circle"),
         ({"classes": tuple(s for s in SHAPES if s != "cross")}, "cross"),
-        ({"plants": (CORRELATION, CORRELATION)}, "circle has 2 plants"),
+        ({"plants": (CORRELATION, CORRELATION)}, "red:0.95 leave no colour to some images"),
+        ({"plants": (CORRELATION, Plant("correlation", "circle", "colour", "blue", 0.9))}, "leave no colour"),
+        ({"plants": (CORRELATION, Plant("rare", "circle", "colour", "blue", 0.9))}, "leave no colour"),
+        ({"plants": (RARE, Plant("rare", "square", "background", "brick", 0.9))}, "leave no background"),
+        ({"plants": SEVERAL, "minority_share": 0.34}, "take all of circle in val"),
+        ({"plants": CORRELATIONS, "minority_share": 0.5}, "take all of circle in val"),
         ({"train": -1}, "in train cannot be -1"),
         ({"val": 2.5}, "in val cannot be 2.5"),
         ({"size": 31}, "size in pixels cannot be 31"),
@@ -340,9 +443,14 @@ def test_an_unknown_split_or_kind_or_too_many_plants_are_refused_by_name():
         planted_setting("common")
     with pytest.raises(UserError, match="5 plants"):
         planted_setting("rare", n_plants=5)
+    with pytest.raises(UserError, match="4 plants in one class"):
+        several_setting(n_plants=4)
+    with pytest.raises(UserError, match="circle, triangle, star"):
+        several_setting(classes=("circle", "triangle", "star", "semicircle"))
 
 
-def test_the_examples_in_the_docstrings_hold():
-    result = doctest.testmod(scenes)
+@pytest.mark.parametrize("module", [scenes, scene_drawing])
+def test_the_examples_in_the_docstrings_hold(module):
+    result = doctest.testmod(module)
     assert result.attempted > 0
     assert result.failed == 0

@@ -90,7 +90,7 @@ def parse_arguments(argv=None):
         action="append",
         default=[],
         metavar="KIND:SHAPE:ATTRIBUTE=VALUE:STRENGTH",
-        help="one failure, such as correlation:circle:colour=red:0.95; may be repeated",
+        help="one failure, such as correlation:circle:colour=red:0.95; may be repeated, also for one class",
     )
     for split in ("train", "val", "test", "unlabeled"):
         default = getattr(SceneSetting, split)

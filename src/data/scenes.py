@@ -63,6 +63,8 @@ class Plant:
       name of another class, or "uniform" for an even spread over all the others. One fixed class gives the consistent
       failure; spread wrong labels are outvoted by the right ones unless nearly all are wrong.
 
+    Of a class with several plants, the images in one's subgroup are outside those of the others; see `SceneSetting`.
+
     Raises:
         UserError: an unknown kind, class, attribute, value or label, or a strength outside (0, 1].
     """
@@ -106,6 +108,12 @@ class Plant:
         except (ValueError, TypeError):
             raise UserError(f'cannot read the plant "{text}"; write {_PLANT_FORM}') from None
 
+    def values(self, inside):
+        """The values of `attribute` that images in the subgroup may have (`inside`), or those of the rest."""
+        if inside == (self.kind != "correlation"):
+            return {self.value}
+        return set(ATTRIBUTES[self.attribute]) - {self.value}
+
     def __str__(self):
         label = f":{self.noise_label}" if self.noise_label else ""
         return f"{self.kind}:{self.shape}:{self.attribute}={self.value}:{self.strength:g}{label}"
@@ -116,13 +124,17 @@ class SceneSetting:
     """A data set of scenes: its classes, what is planted in them, and how many images each split has.
 
     Args:
-        plants: the planted failures, at most one per class; every other class is even in colours and backgrounds.
+        plants: the planted failures; classes without one are even in colours and backgrounds. A class may have several:
+            a correlation in colour and one in background, say, or two rare colours. Their subgroups do not overlap, and
+            what is in none of them has the common values of all its correlations. So two correlations in one attribute
+            cannot be, nor a correlation and a rare value of the same attribute.
         classes: at least six of `SHAPES`; a label is a position in it.
         train, val, test, unlabeled: images PER CLASS (of the drawn shape) in each split.
         size: side of the images in pixels, at least 32.
         seed: non-negative int; everything follows from it.
         minority_share: share of each planted subgroup in its class in val, test and unlabeled (and in train for noise).
-        validation: the share in val: "natural" for `minority_share`, "balanced" for one half, "skewed" for train's.
+        validation: the share in val: "natural" for `minority_share`, "balanced" for one half, shared evenly by the
+            plants of a class, "skewed" for train's.
 
     Shares are exact up to rounding to whole images.
 
@@ -155,7 +167,6 @@ class SceneSetting:
         if not 0 < self.minority_share < 1:
             raise UserError(f"the minority share is {self.minority_share}; choose one between 0 and 1")
         _check_known("the validation", self.validation, VALIDATIONS)
-        planted = [plant.shape for plant in self.plants]
         for plant in self.plants:
             if plant.shape not in self.classes:
                 raise UserError(
@@ -165,16 +176,44 @@ class SceneSetting:
                 raise UserError(
                     f"the plant {plant} labels as {plant.noise_label}, not one of the classes {', '.join(self.classes)}"
                 )
-            if planted.count(plant.shape) > 1:
-                raise UserError(f"{plant.shape} has {planted.count(plant.shape)} plants; plant one in a class")
+        for shape in dict.fromkeys(plant.shape for plant in self.plants):
+            self._check_class(shape)
+
+    def _check_class(self, shape):
+        """Raise `UserError` where the plants of a class leave no image that is in one subgroup alone, or in none."""
+        plants = self.plants_of(shape)
+        together = " and ".join(map(str, plants))
+        for attribute in ATTRIBUTES:
+            if not all(_values(plants, attribute, number) for number in range(len(plants) + 1)):
+                raise UserError(f"{together} leave no {attribute} to some images; plant them in two classes")
+        for split in SPLITS:
+            taken = sum(self.subgroup_share(plant, split) for plant in plants)
+            if taken >= 1:
+                raise UserError(
+                    f"{together} take all of {shape} in {split} ({taken:.2f} of it); lower the minority share or the "
+                    "number of plants, or raise their strengths"
+                )
+
+    def plants_of(self, shape):
+        """The plants of a class, in order: number 1 is the first."""
+        return [plant for plant in self.plants if plant.shape == shape]
 
     def subgroup_share(self, plant, split):
         """The share of `plant`'s subgroup in its class in `split`."""
         if split == "train" or (split == "val" and self.validation == "skewed"):
             return self.minority_share if plant.kind == "noise" else 1 - plant.strength
         if split == "val" and self.validation == "balanced":
-            return 0.5
+            return 0.5 / len(self.plants_of(plant.shape))
         return self.minority_share
+
+
+def _values(plants, attribute, number):
+    """The values of an attribute in the subgroup of a class's plant `number`, from 1; of 0, those of the rest."""
+    values = set(ATTRIBUTES[attribute])
+    for k, plant in enumerate(plants, start=1):
+        if plant.attribute == attribute:
+            values &= plant.values(inside=k == number)
+    return [value for value in ATTRIBUTES[attribute] if value in values]
 
 
 DEFAULT_STRENGTHS = {"correlation": 0.95, "rare": 0.99, "noise": 0.55}
@@ -228,6 +267,44 @@ def planted_setting(kind, seed=0, *, attribute="colour", n_plants=3, strength=No
     return SceneSetting((*plants, *rivals), classes=tuple(classes), seed=seed, **options)
 
 
+def several_setting(seed=0, *, n_plants=2, classes=SHAPES, **options):
+    """A setting with two or three failures in one class; which class and which values is drawn from the seed.
+
+    - Two: a correlation in colour and one in background.
+    - Three: a correlation in background, a rare colour, which is common in the lookalike as in `planted_setting`, and
+      noise in another colour, whose wrong labels name the lookalike.
+
+    Returns:
+        `SceneSetting`, the `n_plants` of the class first in its `plants`.
+
+    Raises:
+        UserError: as `SceneSetting`; another number of plants; no pair of lookalikes in `classes`.
+
+    >>> [plant.kind for plant in several_setting(n_plants=3).plants]
+    ['correlation', 'rare', 'noise', 'correlation']
+    """
+    if n_plants not in (2, 3):
+        raise UserError(f"the setting has {n_plants} plants in one class; choose 2 or 3")
+    pairs = [pair for pair in _LOOKALIKES if set(pair) <= set(classes)]
+    if not pairs:
+        raise UserError(f"the classes {', '.join(classes)} hold no two lookalikes, such as circle and square")
+    rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(len(SPLITS), n_plants)))
+    shape, lookalike = rng.permutation(pairs[rng.integers(len(pairs))]).tolist()
+    colour, noisy = rng.permutation(COLOURS)[:2].tolist()
+    strengths = DEFAULT_STRENGTHS
+    background = Plant("correlation", shape, "background", str(rng.choice(BACKGROUNDS)), strengths["correlation"])
+    if n_plants == 2:
+        plants = Plant("correlation", shape, "colour", colour, strengths["correlation"]), background
+    else:
+        plants = (
+            background,
+            Plant("rare", shape, "colour", colour, strengths["rare"]),
+            Plant("noise", shape, "colour", noisy, strengths["noise"], lookalike),
+            Plant("correlation", lookalike, "colour", colour, _RIVAL_STRENGTH),
+        )
+    return SceneSetting(plants, classes=tuple(classes), seed=seed, **options)
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # The truth of a split
 # ---------------------------------------------------------------------------------------------------------------------
@@ -244,7 +321,8 @@ class SceneSplit:
         label: int64, position in `setting.classes`, wrong where `mislabelled`.
         true_label: int64, the class that is drawn.
         shape, colour, background: str.
-        subgroup: int64, 1 in a planted subgroup.
+        subgroup: int64, which of the plants of `shape`, counted from 1 in their order, planted the image; 0 for none.
+            The betons call it `spurious`.
         mislabelled: bool.
     """
 
@@ -297,16 +375,15 @@ def make_split(setting, split):
     """
     _check_known("the split", split, SPLITS)
     rng = _rng(setting.seed, split)
-    plants = {plant.shape: plant for plant in setting.plants}
-    parts = [_make_class(setting, split, shape, plants.get(shape), rng) for shape in setting.classes]
+    parts = [_make_class(setting, split, shape, rng) for shape in setting.classes]
     columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     order = rng.permutation(len(columns["label"]))
     return SceneSplit(setting, split, **{name: column[order] for name, column in columns.items()})
 
 
-def _make_class(setting, split, shape, plant, rng):
-    """The columns of the images that show `shape`, the subgroup first."""
-    n = getattr(setting, split)
+def _make_class(setting, split, shape, rng):
+    """The columns of the images that show `shape`, the subgroups first."""
+    n, plants = getattr(setting, split), setting.plants_of(shape)
     true_label = np.full(n, setting.classes.index(shape))
     columns = {
         "label": true_label.copy(),
@@ -317,19 +394,24 @@ def _make_class(setting, split, shape, plant, rng):
         "subgroup": np.zeros(n, np.int64),
         "mislabelled": np.zeros(n, bool),
     }
-    if plant is None:
-        return columns
-
-    minority = round(setting.subgroup_share(plant, split) * n)
-    columns["subgroup"][:minority] = 1
-    others = [value for value in ATTRIBUTES[plant.attribute] if value != plant.value]
-    inside, outside = ([plant.value], others) if plant.kind != "correlation" else (others, [plant.value])
-    columns[plant.attribute] = np.concatenate([_spread(inside, minority, rng), _spread(outside, n - minority, rng)])
-    if plant.kind == "noise" and split == "train":
-        wrong = round(plant.strength * minority)
-        names = [plant.noise_label] if plant.noise_label != UNIFORM else [c for c in setting.classes if c != shape]
-        columns["label"][:wrong] = _spread([setting.classes.index(name) for name in names], wrong, rng)
-        columns["mislabelled"][:wrong] = True
+    shares = np.cumsum([setting.subgroup_share(plant, split) for plant in plants]).tolist()
+    numbers, bounds = [*range(1, len(plants) + 1), 0], [0, *(round(share * n) for share in shares), n]
+    blocks = {number: slice(*bounds[k : k + 2]) for k, number in enumerate(numbers)}
+    for number, block in blocks.items():
+        columns["subgroup"][block] = number
+    for attribute in ATTRIBUTES:
+        if any(plant.attribute == attribute for plant in plants):
+            for number, block in blocks.items():
+                values = _values(plants, attribute, number)
+                columns[attribute][block] = _spread(values, block.stop - block.start, rng)
+    for number, plant in enumerate(plants, start=1):
+        if plant.kind == "noise" and split == "train":
+            start, stop = blocks[number].start, blocks[number].stop
+            wrong = round(plant.strength * (stop - start))
+            names = [plant.noise_label] if plant.noise_label != UNIFORM else [c for c in setting.classes if c != shape]
+            labels = [setting.classes.index(name) for name in names]
+            columns["label"][start : start + wrong] = _spread(labels, wrong, rng)
+            columns["mislabelled"][start : start + wrong] = True
     return columns
 
 

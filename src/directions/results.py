@@ -206,11 +206,15 @@ class SliceRow:
 
 @dataclass(frozen=True, kw_only=True)
 class CaptionRow:
-    """A row of `OUT_captions.csv`; rank 1 is the most extreme of its side."""
+    """A row of `OUT_captions.csv`; rank 1 is the most extreme of its side.
+
+    slice: id of the confirmed slice that is described; "" for the class's own direction, as in all files of format 1.
+    """
 
     ending = "captions.csv"
 
     class_name: str
+    slice: str = ""
     side: str
     rank: int
     caption: str
