@@ -11,11 +11,21 @@ OUT/NAME.yaml, a dataset config to start from; for scenes OUT/NAME_SPLIT.csv, th
 """
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 from ..data.beton_sets import leave_out_broken, write_scenes, write_splits, write_starter_config
 from ..data.beton_writer import ImageOptions
-from ..data.image_sources import cifar_sources, folder_sources, group_classes, manifest_sources
+from ..data.image_sources import (
+    ImageFiles,
+    check_some_are_there,
+    cifar_sources,
+    class_counts,
+    folder_sources,
+    group_classes,
+    manifest_sources,
+)
+from ..data.images import LIMIT_OF_LIMITS, MOST_PIXELS
 from ..data.official.celeba import celeba_age_sources, celeba_gender_sources
 from ..data.official.chestxray import chestxray_sources
 from ..data.official.colored_mnist import colored_mnist_sources
@@ -23,6 +33,7 @@ from ..data.official.imagenet import imagenet_sources, imagenetc_sources
 from ..data.official.supercifar100 import supercifar100_sources
 from ..data.official.waterbirds import waterbirds_sources
 from ..data.scenes import KINDS, VALIDATIONS, Plant, SceneSetting, planted_setting
+from ..runtime.english import some
 from ..runtime.errors import UserError, entry_point
 
 # Data sets that need nothing but their folder.
@@ -53,7 +64,15 @@ def parse_arguments(argv=None):
 
     official = argparse.ArgumentParser(add_help=False, parents=[common])
     official.add_argument("--data", required=True, help="folder (cifar: torchvision's root), or the manifest")
-    official.add_argument("--skip-broken", action="store_true", help="leave unreadable images out and list them")
+    official.add_argument(
+        "--skip-broken", action="store_true", help="leave out, and list, images that can't be read or stored"
+    )
+    official.add_argument(
+        "--max-pixels",
+        type=int,
+        default=MOST_PIXELS,
+        help=f"largest image that is read, width times height (default: {MOST_PIXELS}; at most twice that)",
+    )
 
     files = argparse.ArgumentParser(add_help=False, parents=[official])
     files.add_argument(
@@ -126,9 +145,11 @@ def main(argv=None):
     if args.source == "scenes":
         written = write_scenes(scene_setting(args), args.out, name, options, args.workers)
     else:
-        sources = image_sources(args)
+        sources = with_pixel_limit(image_sources(args), args.max_pixels)
+        for note in next(iter(sources.values())).notes if args.source in ("folder", "manifest") else ():
+            print(f"note: {note}")
         if args.skip_broken:
-            sources = leave_out_broken(sources, args.out, name, args.workers)
+            sources = leave_out_broken(sources, args.out, name, args.workers, options)
         written = write_splits(sources, args.out, name, options, args.workers)
     remark = None
     if args.source in ("folder", "manifest"):
@@ -136,7 +157,10 @@ def main(argv=None):
         if "train" in sources and {"test", "val"} & set(sources):
             remark = f"config to start from: {write_starter_config(sources, args.out, name)}"
     for split, count in written.items():
-        print(f"{Path(args.out) / f'{name}_{split}.beton'}: {count:,} images")
+        classes = "" if args.source == "scenes" else f" ({counted(sources[split])})"
+        print(f"{Path(args.out) / f'{name}_{split}.beton'}: {count:,} images{classes}")
+    if args.source != "scenes" and (untrained := without_training_images(sources)):
+        print(f"note: no image in train of {some(untrained)}")
     if remark:
         print(remark)
 
@@ -151,6 +175,29 @@ def image_options(args):
     return ImageOptions(
         args.image_format, args.jpeg_quality, args.compress_probability, args.smart_threshold, args.max_resolution
     )
+
+
+def with_pixel_limit(sources, most_pixels):
+    """The sources, of which files of up to `most_pixels` are read."""
+    if not 1 <= most_pixels <= LIMIT_OF_LIMITS:
+        raise UserError(f"--max-pixels {most_pixels} is not between 1 and {LIMIT_OF_LIMITS}")
+    return {
+        split: replace(source, most_pixels=most_pixels) if isinstance(source, ImageFiles) else source
+        for split, source in sources.items()
+    }
+
+
+def counted(source):
+    """The classes of a source and their numbers of images: "cat 12, dog 7"."""
+    return some([f"{name} {n:,}" for name, n in zip(source.class_names, class_counts(source), strict=True)])
+
+
+def without_training_images(sources):
+    """Names of classes (for BCE, conditions) without an image in train."""
+    if "train" not in sources:
+        return []
+    train = sources["train"]
+    return [name for name, count in zip(train.class_names, class_counts(train), strict=True) if count == 0]
 
 
 def image_sources(args):
@@ -172,6 +219,7 @@ def image_sources(args):
     elif args.source == "manifest":
         class_names = args.class_names.split(",") if args.class_names else None
         sources = manifest_sources(args.data, args.image_root, class_names, args.bce)
+        check_some_are_there(sources)
     else:
         sources = cifar_sources(args.source, args.data, args.download)
     if args.group_classes:
