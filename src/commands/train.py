@@ -26,8 +26,9 @@ from ..embeddings.cache import EmbeddingCache, cache_folder
 from ..embeddings.spaces import LatentEmbedding
 from ..loaders import FeatureLoader, check_batches, make_feature_loader, make_loader, make_training_loader
 from ..models.features import last_linear
+from ..models.input_sizes import check_input
 from ..runtime.devices import resolve_device
-from ..runtime.distributed import broadcast, is_main, main_first, own_device, process_group
+from ..runtime.distributed import broadcast, is_main, main_first, own_device, process_group, world_size
 from ..runtime.environment import write_environment
 from ..runtime.errors import UserError, entry_point
 from ..runtime.files import file_digest, write_csv
@@ -88,6 +89,10 @@ def main(argv=None):
     metadata = {"config": config.model_dump(), "arguments": vars(args), "contents": contents(args)}
     if not args.resume:
         start = load_pretrained(args.finetune_from, config) if args.finetune_from else new_checkpoint(config, args.seed)
+        if not args.freeze:
+            alone = not args.extra_images and "extra" not in splits
+            smallest = smallest_batch(splits["train"], config) if alone else None
+            check_input(start.model, f"{config.arch_type} {config.arch}", config.imgsz, smallest)
 
     claimed = run_folder(args.runs, args.exp_name, args.resume) if is_main() else contextlib.nullcontext()
     with claimed as folder:
@@ -131,6 +136,12 @@ def main(argv=None):
         predictions = {name: predict(model, loader, device, config.bce) for name, loader in evaluated.items()}
         if is_main():
             save_results(folder, predictions, config, args.seed)
+
+
+def smallest_batch(train, config):
+    """Images of the smallest batch that a process is given in an epoch of the split alone."""
+    last = 0 if config.drop_last else len(train) % config.batch_size
+    return -(-(last or config.batch_size) // world_size())
 
 
 def contents(args):
