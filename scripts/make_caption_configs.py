@@ -17,6 +17,7 @@ import timm
 import yaml
 from failure_directions.runtime.errors import UserError, entry_point
 from failure_directions.runtime.files import atomic_path
+from failure_directions.runtime.yaml_files import dump_yaml
 from torchvision.models._meta import _IMAGENET_CATEGORIES as IMAGENET_NAMES
 
 CONFIGS = Path(__file__).resolve().parents[1] / "src" / "captions" / "configs"
@@ -308,7 +309,7 @@ def _notice(wordnet):
 
 def _text(value):
     """YAML of a string, in quotes where it must be."""
-    return yaml.safe_dump(value, allow_unicode=True, width=1000).removesuffix("...\n").strip()
+    return dump_yaml(value, width=1000).removesuffix("...\n").strip()
 
 
 def _flow(values):

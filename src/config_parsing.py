@@ -10,8 +10,9 @@ import reprlib
 from collections import Counter
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from .data.names import clean_name
 from .runtime.errors import UserError
 from .runtime.shipped import find_shipped
 from .runtime.yaml_files import parse_yaml, read_yaml
@@ -100,6 +101,16 @@ class DatasetConfig(_Options):
         None, description="values of `spurious` that make the minority: of every class, or of each class by name"
     )
     training: TrainingConfig = TrainingConfig()
+
+    @field_validator("class_names")
+    @classmethod
+    def _names_are_clean(cls, names):
+        return None if names is None else [clean_name(name) for name in names]
+
+    @field_validator("minority")
+    @classmethod
+    def _minority_names_are_clean(cls, minority):
+        return {clean_name(name): of for name, of in minority.items()} if isinstance(minority, dict) else minority
 
     @model_validator(mode="after")
     def _lists_fit_together(self):

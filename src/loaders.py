@@ -233,6 +233,8 @@ class Loader:
         split.beton.require(*fields)
         if "image" in fields and decoder == "simple":
             _check_image_size(split, imgsz)
+        if "image" in fields and decoder in ("center_crop_256", "center_crop_75"):
+            _check_short_sides(split)
         self.split, self.device, self.seed, self.epoch = split, device, seed, 0
         self.augmentation = augmentation
         self.rows = slice(0, len(split)) if train else _own_batches(len(split), batch_size)
@@ -312,6 +314,17 @@ def _check_image_size(split, imgsz):
             f"beton {split.beton.path} has images of {widths[wrong[0]]} x {heights[wrong[0]]} pixels, but imgsz is "
             f"{imgsz} and the decoder is 'simple', which does not resize: set imgsz, or train_img_decoder and "
             "val_img_decoder such as center_crop_full"
+        )
+
+
+def _check_short_sides(split):
+    """A crop of less than a pixel would end the process within FFCV."""
+    widths, heights = split.beton.image_sizes
+    narrow = split.indices[np.minimum(widths, heights)[split.indices] < 2]
+    if len(narrow):
+        raise UserError(
+            f"image {narrow[0]} of beton {split.beton.path} has {widths[narrow[0]]} x {heights[narrow[0]]} pixels, of "
+            "which a center crop leaves nothing: write the beton again without it, or set the decoder to resized_crop"
         )
 
 

@@ -1,5 +1,7 @@
 import csv
 import pickle
+import re
+import time
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 import torch
 from failure_directions.commands import betons as make_betons
 from failure_directions.config_parsing import load_dataset_config
+from failure_directions.data.any_images import AnyImages
 from failure_directions.data.betons import open_beton
 from failure_directions.data.image_sources import cifar_sources, folder_sources, group_classes, manifest_sources
 from failure_directions.data.images import read_image
@@ -91,6 +94,82 @@ def test_a_folder_with_another_layout_is_refused(folder, damage, words):
         folder_sources(folder)
 
 
+def test_a_folder_is_taken_in_by_one_rule(folder, capsys, tmp_path):
+    """Hidden names are skipped; nested images, odd suffixes and other names of val are read; the rest is told."""
+    (folder / "train" / ".ipynb_checkpoints").mkdir()
+    Image.new("RGB", (20, 20)).save(folder / "train" / ".ipynb_checkpoints" / "0-checkpoint.png")
+    (folder / "train" / "cat" / "._0.png").write_bytes(b"\0\5\26\7")
+    (folder / "train" / "dog" / "deep").mkdir()
+    for name in ("deep/1.jfif", "2.jpe", "3", "4.JPG"):
+        Image.new("RGB", (20, 20)).save(folder / "train" / "dog" / name, "JPEG")
+    Image.new("L", (20, 20)).save(folder / "train" / "dog" / "5.pgm")
+    for name in ("6.heic", "7.avif", "notes.txt"):
+        (folder / "train" / "dog" / name).write_bytes(b"x")
+    (folder / "val").rename(folder / "Validation")
+    (folder / "labels").mkdir()
+    sources = folder_sources(folder)
+    assert sources["train"].class_names == ["cat", "dog"]
+    assert sources["train"].labels.tolist() == [0] * 4 + [1] * 9
+    assert len(sources["val"]) == 4
+    make_betons.main(["folder", "--data", str(folder), "--out", str(tmp_path / "out"), "--workers", "1"])
+    told = capsys.readouterr().out
+    assert "3 other file(s): " in told
+    assert ".heic (1)" in told
+    assert "they are no split (confirm, find, test, train, unlabeled, val, valid, validation): labels" in told
+    assert "folder_train.beton: 13 images (cat 4, dog 9)" in told
+
+
+def test_class_folders_are_one_whether_their_accents_are_composed_or_not(folder):
+    for split, name in (("train", "caf\u00e9"), ("val", "cafe\u0301"), ("test", "caf\u00e9 ")):
+        (folder / split / "cat").rename(folder / split / name)
+    sources = folder_sources(folder)
+    assert sources["train"].class_names == ["caf\u00e9", "dog"]
+    assert [len(source) for source in sources.values()] == [8, 4, 5]
+
+
+def image_of(folder, size, mode="RGB"):
+    Image.new(mode, size).save(folder / "train" / "dog" / "odd.png")
+
+
+@pytest.mark.parametrize(
+    ("size", "options", "words"),
+    [
+        ((1, 60), [], "has 1 x 60 pixels, too few on the short side"),
+        ((60, 1), ["--image-format", "jpg"], "has 60 x 1 pixels, too few on the short side"),
+        ((70_000, 20), [], "more than the 65,535 a side that FFCV can store; give --max-resolution"),
+        ((65_520, 20), ["--image-format", "jpg"], "more than the 65,500 a side"),
+        ((65_520, 100), ["--image-format", "jpg", "--max-resolution", "256"], "of which --max-resolution leaves 0"),
+        ((2000, 2000), [], "takes more than the 8 MiB that a beton has for one; give --max-resolution, or"),
+        ((12_000, 9_000), ["--max-resolution", "64"], "is too large .* give --max-pixels"),
+    ],
+)
+def test_what_cannot_be_stored_or_decoded_is_named_or_left_out(folder, tmp_path, capsys, size, options, words):
+    image_of(folder, size, "1" if size[0] > 9000 else "RGB")
+    call = ["folder", "--data", str(folder), "--out", str(tmp_path / "out"), "--name", "x", "--workers", "1", *options]
+    with pytest.raises(SystemExit):
+        make_betons.main(call)
+    assert re.search(f"odd.png .*{words}", capsys.readouterr().err)
+    make_betons.main([*call, "--skip-broken"])
+    assert open_beton(tmp_path / "out" / "x_train.beton").column("label").tolist() == [0] * 4 + [1] * 4
+    assert re.search(words, (tmp_path / "out" / "x_train_left_out.csv").read_text())
+
+
+def test_a_larger_image_is_read_where_it_is_asked_for_and_scaled_down(folder, tmp_path):
+    image_of(folder, (12_000, 9_000), "1")
+    options = ["--workers", "1", "--max-pixels", "110000000", "--max-resolution", "64"]
+    make_betons.main(["folder", "--data", str(folder), "--out", str(tmp_path / "out"), "--name", "x", *options])
+    widths, heights = open_beton(tmp_path / "out" / "x_train.beton").image_sizes
+    assert (widths[-1], heights[-1]) == (64, 48)
+
+
+def test_names_that_yaml_takes_for_numbers_come_back_as_names(folder, tmp_path):
+    for split in ("train", "val", "test"):
+        (folder / split / "cat").rename(folder / split / "25921e05")
+        (folder / split / "dog").rename(folder / split / "no")
+    make_betons.main(["folder", "--data", str(folder), "--out", str(tmp_path), "--name", "x", "--workers", "1"])
+    assert load_dataset_config(tmp_path / "x.yaml").class_names == ["25921e05", "no"]
+
+
 def test_a_manifest_keeps_its_order_and_numbers_names(folder, tmp_path):
     rows = [("test/dog/1.png", "dog", "test"), ("train/cat/2.png", "cat", "train"), ("train/dog/0.png", "dog", "train")]
     sources = manifest_sources(write_manifest(tmp_path / "list.csv", rows), folder)
@@ -109,11 +188,12 @@ def test_a_manifest_of_conditions_gives_vectors(folder, tmp_path):
     assert source.labels.tolist() == [[1, 1], [0, 0], [0, 1]]
 
 
-def test_numbers_are_class_indices_and_spurious_is_read(folder, tmp_path):
-    rows = [("train/cat/0.png", "2", "red"), ("train/cat/1.png", "0", "blue")]
+def test_numbers_are_ordered_by_value_without_classes_that_nobody_has_and_spurious_is_read(folder, tmp_path):
+    rows = [("train/cat/0.png", "10", "red"), ("train/cat/1.png", "2", "blue")]
     source = manifest_sources(write_manifest(tmp_path / "x.csv", rows, ("path", "label", "spurious")), folder)["train"]
-    assert (source.labels.tolist(), source.class_names) == ([2, 0], ["0", "1", "2"])
+    assert (source.labels.tolist(), source.class_names) == ([1, 0], ["2", "10"])
     assert source.spurious.tolist() == [1, 0]
+    assert "numbers 2, 10, not 0, 1, 2" in source.notes[0]
 
 
 def test_what_is_transparent_is_white(tmp_path):
@@ -121,6 +201,23 @@ def test_what_is_transparent_is_white(tmp_path):
     Image.new("RGBA", (4, 4), (255, 0, 0, 255)).save(tmp_path / "solid.png")
     assert (read_image(tmp_path / "clear.png") == 255).all()
     assert (read_image(tmp_path / "solid.png") == [255, 0, 0]).all()
+
+
+def test_pixels_without_a_scale_are_refused_by_name_by_every_reader(tmp_path):
+    for mode, value in (("F", 0.7), ("I", 70_000), ("LAB", 0)):
+        path = tmp_path / f"{mode}.tif"
+        Image.new(mode, (4, 4), value).save(path)
+        with pytest.raises(UserError, match=f"{mode}.tif is of mode {mode} .*save it as RGB or grey of 8 or 16 bits"):
+            read_image(path)
+        with pytest.raises(UserError, match=f"image 0 is of mode {mode}"):
+            AnyImages([{"bytes": path.read_bytes(), "path": None}]).read(0)
+
+
+def test_a_pgm_of_16_bits_is_scaled_and_held_images_are_read_as_files_are(tmp_path):
+    (tmp_path / "deep.pgm").write_bytes(b"P5 2 1 65535\n\x80\x80\xff\xff")
+    assert read_image(tmp_path / "deep.pgm")[0, :, 0].tolist() == [128, 255]
+    held = Image.fromarray(np.array([[32_896, 65_535]], dtype=np.uint16))
+    assert np.asarray(AnyImages([held]).read(0))[0, :, 0].tolist() == [128, 255]
 
 
 def test_deep_greys_are_scaled_and_turned_photographs_set_upright(tmp_path):
@@ -173,14 +270,94 @@ def test_labels_are_numbers_throughout_or_names_throughout(tmp_path, labels, wor
         ([("a.png", "a", "training")], ("path", "label", "split"), "line 2: split is 'training'"),
         ([("a.png", "a")], ("path", "class"), "columns path,class"),
         ([], ("path", "label"), "lists no images"),
-        ([("a.png",)], ("path", "label"), "line 2 does not have 2 values"),
-        ([("a.png", "a"), ("a.png", "b")], ("path", "label"), "a.png twice"),
-        ([("a.png", "a", "b")], ("path", "label", "label"), "columns path,label,label"),
+        ([("a.png",)], ("path", "label"), "line 2 has 1 values, but the header has 2"),
+        ([("a.png", "a"), ("a.png", "b")], ("path", "label"), "a.png twice, in lines 2 and 3"),
+        ([("a.png", "a", "b")], ("path", "label", "label"), "column label twice"),
     ],
 )
 def test_a_wrong_manifest_is_named_with_its_line(tmp_path, rows, header, words):
     with pytest.raises(UserError, match=words):
         manifest_sources(write_manifest(tmp_path / "x.csv", rows, header))
+
+
+def manifest_of(tmp_path, text, **options):
+    (tmp_path / "list.csv").write_text(text, encoding="utf-8")
+    return manifest_sources(tmp_path / "list.csv", **options)
+
+
+@pytest.mark.parametrize(
+    ("text", "class_names", "labels"),
+    [
+        ("path, label\na.png, cat\nb.png, dog\n", ["cat", "dog"], [0, 1]),
+        ("Path,LABEL\na.png,cat \nb.png,cat\n", ["cat"], [0, 0]),
+        ("path,label\na.png,caf\u00e9\nb.png,cafe\u0301\n", ["caf\u00e9"], [0, 0]),
+        ("path,label\na.png,02\nb.png,01\n", ["01", "02"], [1, 0]),
+        ("path,label\na.png,1\nb.png,2\n", ["1", "2"], [0, 1]),
+        ("path;label\n\na.png;1e3\nb.png;no\n", ["1e3", "no"], [0, 1]),
+    ],
+)
+def test_labels_are_what_people_see(tmp_path, text, class_names, labels):
+    source = manifest_of(tmp_path, text)["train"]
+    assert (source.class_names, source.labels.tolist()) == (class_names, labels)
+
+
+def test_conditions_splits_and_given_names_are_without_blanks_too(tmp_path):
+    source = manifest_of(tmp_path, "path,label\na.png,wet | old\nb.png,wet\n", bce=True)["train"]
+    assert (source.class_names, source.labels.tolist()) == (["old", "wet"], [[1, 1], [0, 1]])
+    text = "path,label,split\na.png,b,train\nb.png,a,Valid \nc.png,a, validation\nd.png,a,unlabeled\n"
+    sources = manifest_of(tmp_path, text, class_names=["b ", " a"])
+    assert {split: len(source) for split, source in sources.items()} == {"train": 1, "val": 2, "unlabeled": 1}
+    assert sources["val"].labels.tolist() == [1, 1]
+
+
+def test_labels_that_differ_by_case_are_told_and_one_number_is_written_in_one_way(tmp_path):
+    assert (
+        "Cat and cat differ only by case"
+        in manifest_of(tmp_path, "path,label\na.png,cat\nb.png,Cat\n")["train"].notes[0]
+    )
+    with pytest.raises(UserError, match=r"label is 0?1 in some line and 0?1 in another"):
+        manifest_of(tmp_path, "path,label\na.png,1\nb.png,01\n")
+
+
+def test_a_class_that_is_in_test_alone_is_refused_unless_it_was_given(tmp_path):
+    text = "path,label,split\na.png,cat,train\nb.png,dog,test\n"
+    with pytest.raises(UserError, match="no image of dog in train, but 1 in other splits"):
+        manifest_of(tmp_path, text)
+    assert manifest_of(tmp_path, text, class_names=["cat", "dog"])["test"].labels.tolist() == [1]
+
+
+@pytest.mark.parametrize(
+    ("text", "line"), [("a.png,cat\n\n\nb.png,dog,x\n", 5), ('a.png,"ca\nt"\nb.png,dog,x\n', 4), ('a,"\nb",c\n', 2)]
+)
+def test_lines_are_counted_as_an_editor_does(tmp_path, text, line):
+    with pytest.raises(UserError, match=f"line {line} has 3 values"):
+        manifest_of(tmp_path, f"path,label\n{text}")
+
+
+def test_a_path_that_is_twice_in_a_long_manifest_is_found_in_one_pass(tmp_path):
+    rows = [f"images/{i:07d}.jpg,{'ab'[i % 2]}\n" for i in range(200_000)]
+    text = "path,label\n" + "".join(rows) + rows[-1]
+    start = time.process_time()
+    with pytest.raises(UserError, match="twice, in lines 200001 and 200002"):
+        manifest_of(tmp_path, text)
+    assert time.process_time() - start < 60  # 3 here; by the square of the rows it would be hours
+
+
+def test_absolute_paths_within_the_root_are_taken_however_they_are_spelt(folder, tmp_path):
+    (tmp_path / "link").symlink_to(folder)
+    for path in (folder / "train/cat/0.png", tmp_path / "link" / "train/cat/0.png", folder / "val/../train/cat/0.png"):
+        source = manifest_of(tmp_path, f"path,label\n{path},cat\n", image_root=folder)["train"]
+        assert source.paths == [folder / "train/cat/0.png"]
+    with pytest.raises(UserError, match=r"lies outside .*; give as --image-root a folder that holds all images"):
+        manifest_of(tmp_path, f"path,label\n{folder / 'train/cat/0.png'},cat\n", image_root=folder / "val")
+
+
+def test_a_list_of_which_no_image_is_there_asks_for_the_root(folder, tmp_path, capsys):
+    manifest = write_manifest(tmp_path / "x.csv", [("train/cat/0.png", "a"), ("b.png", "b")], ("path", "label"))
+    with pytest.raises(SystemExit):
+        make_betons.main(["manifest", "--data", str(manifest), "--out", str(tmp_path / "out"), "--skip-broken"])
+    assert "none of the 2 images that are listed is there" in (message := capsys.readouterr().err)
+    assert "give --image-root" in message
 
 
 def test_a_label_that_is_not_a_class_is_named(tmp_path):

@@ -7,7 +7,7 @@ from failure_directions.data.beton_writer import ImageOptions, write_beton
 from failure_directions.data.betons import open_beton
 from failure_directions.data.image_sources import ImageArrays
 from failure_directions.data.splits import Split
-from failure_directions.loaders import make_loader
+from failure_directions.loaders import Loader, make_loader
 from failure_directions.runtime.errors import UserError
 
 CPU = torch.device("cpu")
@@ -188,3 +188,20 @@ def test_keyed_numbers_are_uniform_and_unrelated():
     assert float((draws.var(0) - 1 / 12).abs().max()) < 0.002
     correlation = torch.corrcoef(torch.cat([draws.T, draws[:, :1].roll(1).T]))
     assert float((correlation - torch.eye(7)).abs().max()) < 0.02
+
+
+def test_an_image_of_which_a_center_crop_leaves_nothing_is_refused_before_ffcv_ends_the_process(tmp_path):
+    """FFCV's own writer, as other projects use it, stores such images."""
+    from ffcv.fields import IntField, RGBImageField
+    from ffcv.writer import DatasetWriter
+
+    images = [np.zeros((40, 30, 3), np.uint8), np.zeros((60, 1, 3), np.uint8)]
+    fields = {"image": RGBImageField(), "label": IntField(), "index": IntField()}
+    samples = [(image, 0, i) for i, image in enumerate(images)]
+    DatasetWriter(str(tmp_path / "x.beton"), fields, num_workers=1).from_indexed_dataset(samples)
+    beton = open_beton(tmp_path / "x.beton")
+    options = {"imgsz": 16, "decoder": "center_crop_256"}
+    with pytest.raises(UserError, match=r"image 1 of beton .* has 1 x 60 pixels, of which a center crop"):
+        Loader(Split("val", beton, np.arange(2)), ("image",), torch.device("cpu"), **options)
+    batch = next(iter(Loader(Split("val", beton, np.arange(1)), ("image",), torch.device("cpu"), **options)))
+    assert batch.image.shape == (1, 3, 16, 16)

@@ -19,15 +19,21 @@ from failure_directions.sparse.deep_features import (
     feature_batches,
 )
 from failure_directions.sparse.tasks import output_rows
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
 from transformers import (
     BertConfig,
     BertForSequenceClassification,
     BertModel,
     BertTokenizerFast,
+    CTRLConfig,
+    CTRLForSequenceClassification,
     DistilBertConfig,
     DistilBertForSequenceClassification,
     GPT2Config,
     GPT2ForSequenceClassification,
+    PreTrainedTokenizerFast,
     RobertaConfig,
     RobertaForSequenceClassification,
 )
@@ -220,10 +226,42 @@ def test_a_model_that_was_not_fine_tuned_is_refused(tmp_path):
         load_text_classifier(folder)
 
 
+def gpt(**options):
+    torch.manual_seed(0)
+    options = {"vocab_size": 35, "n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 40, **options}
+    return GPT2ForSequenceClassification(GPT2Config(**options, initializer_range=0.3))
+
+
+def test_a_tokenizer_without_a_padding_token_pads_with_the_end_of_the_text(tmp_path):
+    """Logits are those of the model on each text alone, where nothing is padded; features are the last token's."""
+    vocabulary = {word: i for i, word in enumerate(["<unk>", "<eos>", *WORDS])}
+    words = Tokenizer(WordLevel(vocabulary, unk_token="<unk>"))
+    words.pre_tokenizer = Whitespace()
+    options = {"unk_token": "<unk>", "eos_token": "<eos>", "model_max_length": 40}
+    PreTrainedTokenizerFast(tokenizer_object=words, **options).save_pretrained(tmp_path)
+    gpt(eos_token_id=1, bos_token_id=1).save_pretrained(tmp_path)
+    classifier = load_text_classifier(str(tmp_path))
+    texts = [*drawn_texts(9), ""]
+    ids = [[vocabulary[word] for word in text.split()] or [1] for text in texts]
+    with torch.no_grad():
+        alone = torch.cat([classifier.model(torch.tensor([row])).logits for row in ids])
+    features = features_of(classifier, texts)
+    weight = last_linear(classifier).weight.detach().numpy()
+    np.testing.assert_allclose(features @ weight.T, alone.numpy(), atol=1e-5)
+
+
+def test_a_tokenizer_without_padding_or_end_is_refused(tmp_path):
+    folder = save(tmp_path, gpt(), pad_token=None)
+    (tmp_path / "tokenizer_config.json").unlink()
+    PreTrainedTokenizerFast(tokenizer_file=str(tmp_path / "tokenizer.json")).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="neither a padding nor an end-of-text token"):
+        load_text_classifier(folder)
+
+
 def test_a_model_that_reads_every_token_is_refused(tmp_path):
-    model = GPT2ForSequenceClassification(GPT2Config(vocab_size=35, n_embd=16, n_layer=1, n_head=2, pad_token_id=0))
-    classifier = load_text_classifier(save(tmp_path, model))
-    with pytest.raises(UserError, match="GPT2ForSequenceClassification are not those of a linear layer"):
+    config = CTRLConfig(vocab_size=35, n_embd=16, dff=32, n_layer=1, n_head=2, n_positions=40, pad_token_id=0)
+    classifier = load_text_classifier(save(tmp_path, CTRLForSequenceClassification(config)))
+    with pytest.raises(UserError, match="CTRLForSequenceClassification are not those of a linear layer"):
         features_of(classifier, drawn_texts(3))
 
 

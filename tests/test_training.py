@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from failure_directions.commands.train import smallest_batch
 from failure_directions.config_parsing import TrainingConfig, load_dataset_config
 from failure_directions.data.splits import open_splits
 from failure_directions.loaders import make_loader
@@ -8,6 +9,7 @@ from failure_directions.models.build import build_model
 from failure_directions.models.checkpoints import load_checkpoint
 from failure_directions.models.cifar_resnet import ARCHS
 from failure_directions.models.features import FeatureExtractor, last_linear
+from failure_directions.models.input_sizes import check_input
 from failure_directions.runtime.errors import UserError
 from failure_directions.runtime.pt_files import save_pt
 from failure_directions.training.loss_weights import load_loss_vector
@@ -209,7 +211,9 @@ def test_weights_outside_the_train_indices_do_not_matter(small, tmp_path):
     assert len(load_loss_vector(tmp_path / "loss.pt", small[1]["train"])) == 480
 
 
-@pytest.mark.parametrize("prefix", ["module.", "module.model."])
+@pytest.mark.parametrize(
+    "prefix", ["module.", "module.model.", "_orig_mod.", "module._orig_mod.", "model.", "model._orig_mod."]
+)
 def test_published_prefixes_are_read(tmp_path, prefix):
     model = build_model("cifar_resnet", "resnet10thin", 4)
     names = {"arch_type": "cifar_resnet", "arch": "resnet10thin", "num_classes": 4}
@@ -231,3 +235,34 @@ def test_a_checkpoint_of_another_architecture_is_refused(small, tmp_path):
     save_pt({"weights": 1}, tmp_path / "z.pt")
     with pytest.raises(UserError, match="has no state_dict"):
         load_checkpoint(tmp_path / "z.pt")
+
+
+@pytest.mark.parametrize(
+    ("arch", "size", "batch", "words"),
+    [
+        ("vit_tiny_patch16_224", 224, None, None),
+        ("vit_tiny_patch16_224", 96, None, "can't take images of 96 x 96 pixels .*set imgsz to 224"),
+        ("levit_128s", 192, None, "can't take images of 192 x 192 pixels .*set imgsz to 224"),
+        ("resnet10t", 32, 2, None),
+        ("resnet10t", 32, 1, "can't be trained on a batch of one image .*set drop_last: true"),
+    ],
+)
+def test_what_a_model_cannot_take_is_said_before_the_work(arch, size, batch, words):
+    model = build_model("timm", arch, 2)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    if words is None:
+        check_input(model, arch, size, batch)
+    else:
+        with pytest.raises(UserError, match=words):
+            check_input(model, arch, size, batch)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert model.training
+
+
+@pytest.mark.parametrize(("drop_last", "smallest"), [(False, 1), (True, 20)])
+def test_the_smallest_batch_is_the_last_unless_it_is_left_out(small, drop_last, smallest):
+    config, splits = small
+    split = splits["train"].__class__("train", splits["train"].beton, np.arange(41))
+    options = config.model_copy(update={"batch_size": 20, "drop_last": drop_last})
+    assert smallest_batch(split, options) == smallest
+    assert min(len(batch.label) for batch in make_loader(split, options, CPU, train=True)) == smallest

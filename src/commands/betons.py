@@ -12,9 +12,12 @@ OUT/NAME.yaml, a dataset config to start from; for scenes OUT/NAME_SPLIT.csv, th
 
 import argparse
 import importlib
+from dataclasses import replace
 from pathlib import Path
 
+from ..data import LIMIT_OF_LIMITS, MOST_PIXELS
 from ..data.scenes import KINDS, VALIDATIONS, Plant, SceneSetting, planted_setting
+from ..runtime.english import some
 from ..runtime.errors import UserError, entry_point
 
 # Data sets that need nothing but their folder: NAME_sources of a module of data/official, and what NAME is.
@@ -45,7 +48,15 @@ def parse_arguments(argv=None):
 
     official = argparse.ArgumentParser(add_help=False, parents=[common])
     official.add_argument("--data", required=True, help="folder (cifar: torchvision's root), or the manifest")
-    official.add_argument("--skip-broken", action="store_true", help="leave unreadable images out and list them")
+    official.add_argument(
+        "--skip-broken", action="store_true", help="leave out, and list, images that can't be read or stored"
+    )
+    official.add_argument(
+        "--max-pixels",
+        type=int,
+        default=MOST_PIXELS,
+        help=f"largest image that is read, width times height (default: {MOST_PIXELS}; at most twice that)",
+    )
 
     files = argparse.ArgumentParser(add_help=False, parents=[official])
     files.add_argument(
@@ -118,7 +129,9 @@ def main(argv=None):
     if args.source == "scenes":
         setting = scene_setting(args)
     else:
-        sources = image_sources(args)
+        sources = with_pixel_limit(image_sources(args), args.max_pixels)
+        for note in next(iter(sources.values())).notes if args.source in ("folder", "manifest") else ():
+            print(f"note: {note}")
     from ..data.beton_sets import leave_out_broken, write_scenes, write_splits, write_starter_config
     from ..data.beton_writer import ImageOptions
 
@@ -129,7 +142,7 @@ def main(argv=None):
         written = write_scenes(setting, args.out, name, options, args.workers)
     else:
         if args.skip_broken:
-            sources = leave_out_broken(sources, args.out, name, args.workers)
+            sources = leave_out_broken(sources, args.out, name, args.workers, options)
         written = write_splits(sources, args.out, name, options, args.workers)
     remark = None
     if args.source in ("folder", "manifest"):
@@ -137,7 +150,10 @@ def main(argv=None):
         if "train" in sources and {"test", "val"} & set(sources):
             remark = f"config to start from: {write_starter_config(sources, args.out, name)}"
     for split, count in written.items():
-        print(f"{Path(args.out) / f'{name}_{split}.beton'}: {count:,} images")
+        classes = "" if args.source == "scenes" else f" ({counted(sources[split])})"
+        print(f"{Path(args.out) / f'{name}_{split}.beton'}: {count:,} images{classes}")
+    if args.source != "scenes" and (untrained := without_training_images(sources)):
+        print(f"note: no image in train of {some(untrained)}")
     if remark:
         print(remark)
 
@@ -149,6 +165,35 @@ def check_image_options(args):
         raise UserError(f"--compress-probability {args.compress_probability} is not between 0 and 1")
     if args.max_resolution is not None and args.max_resolution < 1:
         raise UserError(f"--max-resolution {args.max_resolution} is not a number of pixels")
+
+
+def with_pixel_limit(sources, most_pixels):
+    """The sources, of which files of up to `most_pixels` are read."""
+    from ..data.image_sources import ImageFiles
+
+    if not 1 <= most_pixels <= LIMIT_OF_LIMITS:
+        raise UserError(f"--max-pixels {most_pixels} is not between 1 and {LIMIT_OF_LIMITS}")
+    return {
+        split: replace(source, most_pixels=most_pixels) if isinstance(source, ImageFiles) else source
+        for split, source in sources.items()
+    }
+
+
+def counted(source):
+    """The classes of a source and their numbers of images: "cat 12, dog 7"."""
+    from ..data.image_sources import class_counts
+
+    return some([f"{name} {n:,}" for name, n in zip(source.class_names, class_counts(source), strict=True)])
+
+
+def without_training_images(sources):
+    """Names of classes (for BCE, conditions) without an image in train."""
+    from ..data.image_sources import class_counts
+
+    if "train" not in sources:
+        return []
+    train = sources["train"]
+    return [name for name, count in zip(train.class_names, class_counts(train), strict=True) if count == 0]
 
 
 def image_sources(args):
@@ -172,13 +217,20 @@ def image_sources(args):
         return colored_mnist_sources(
             args.data, args.train_corr, args.label_noise, args.val_corr, args.seed, args.unlabeled, args.download
         )
-    from ..data.image_sources import cifar_sources, folder_sources, group_classes, manifest_sources
+    from ..data.image_sources import (
+        check_some_are_there,
+        cifar_sources,
+        folder_sources,
+        group_classes,
+        manifest_sources,
+    )
 
     if args.source == "folder":
         sources = folder_sources(args.data)
     elif args.source == "manifest":
         class_names = args.class_names.split(",") if args.class_names else None
         sources = manifest_sources(args.data, args.image_root, class_names, args.bce)
+        check_some_are_there(sources)
     else:
         sources = cifar_sources(args.source, args.data, args.download)
     if args.group_classes:

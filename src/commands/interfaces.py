@@ -234,7 +234,7 @@ def _score(args):
         thresholds = calibrate_thresholds(real, args.object, args.shift, args.quantile, **_clip(args))
     texts = {"object": args.object, "shift": args.shift} if args.shift else {"object": args.object}
     scores = clip_similarity(images, list(texts.values()), **_clip(args)).T
-    columns = {"image": [file.name for file in files], **dict(zip(texts, scores, strict=True))}
+    columns = {"image": [file.relative_to(args.images) for file in files], **dict(zip(texts, scores, strict=True))}
     if args.real:
         columns["kept"] = thresholds.reached(*scores).astype(int)
     rows = [

@@ -17,8 +17,6 @@ without any. The images go to OUT/generated/, and how accurate the base models a
 import argparse
 from pathlib import Path
 
-import yaml
-
 from ..config_parsing import load_dataset_config, load_svm_config
 from ..data.run_files import existing_index_file
 from ..interventions.choosing import CHOICES, SCHEMES
@@ -26,7 +24,7 @@ from ..runtime.devices import resolve_device
 from ..runtime.errors import UserError, entry_point
 from ..runtime.files import atomic_path, check_writable
 from ..runtime.tables import format_table
-from ..runtime.yaml_files import read_yaml
+from ..runtime.yaml_files import dump_yaml, read_yaml
 from ..training.run_folders import latest_version, version_number
 from .compare import text_table
 from .steps import options, repeated, run
@@ -180,7 +178,7 @@ def check_settings(out, args):
         return
     check_writable(path)
     with atomic_path(path) as temporary:
-        temporary.write_text(yaml.safe_dump(settings, sort_keys=False))
+        temporary.write_text(dump_yaml(settings), encoding="utf-8")
 
 
 def run_name(args, by=None):

@@ -20,7 +20,7 @@ import time
 from ..config_parsing import load_dataset_config
 from ..data.run_files import check_run_files
 from ..runtime.devices import resolve_device
-from ..runtime.distributed import broadcast, is_main, main_first, own_device, process_group
+from ..runtime.distributed import broadcast, is_main, main_first, own_device, process_group, world_size
 from ..runtime.environment import write_environment
 from ..runtime.errors import UserError, entry_point
 from ..runtime.files import existing_file, file_digest, write_csv
@@ -84,6 +84,7 @@ def train(args, config, device):
     from ..data.splits import open_splits
     from ..loaders import check_batches, make_loader, make_training_loader
     from ..models.features import last_linear
+    from ..models.input_sizes import check_input
     from ..training.evaluation import predict
     from ..training.loss_weights import extended_loss_vector, load_loss_vector
     from ..training.resuming import load_pretrained, load_resumable, new_checkpoint
@@ -98,6 +99,10 @@ def train(args, config, device):
     metadata = {"config": config.model_dump(), "arguments": vars(args), "contents": contents(args)}
     if not args.resume:
         start = load_pretrained(args.finetune_from, config) if args.finetune_from else new_checkpoint(config, args.seed)
+        if not args.freeze:
+            alone = not args.extra_images and "extra" not in splits
+            smallest = smallest_batch(splits["train"], config) if alone else None
+            check_input(start.model, f"{config.arch_type} {config.arch}", config.imgsz, smallest)
 
     claimed = run_folder(args.runs, args.exp_name, args.resume) if is_main() else contextlib.nullcontext()
     with claimed as folder:
@@ -141,6 +146,12 @@ def train(args, config, device):
         predictions = {name: predict(model, loader, device, config.bce) for name, loader in evaluated.items()}
         if is_main():
             save_results(folder, predictions, config, args.seed)
+
+
+def smallest_batch(train, config):
+    """Images of the smallest batch that a process is given in an epoch of the split alone."""
+    last = 0 if config.drop_last else len(train) % config.batch_size
+    return -(-(last or config.batch_size) // world_size())
 
 
 def contents(args):

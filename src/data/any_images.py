@@ -1,13 +1,14 @@
 """Images in whatever form a person has them, read one at a time."""
 
 import hashlib
+import io
 import os
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from ..runtime.errors import UserError
-from .images import read_image
+from .images import Unreadable, decode_image, read_image, upright_rgb
 
 
 class AnyImages:
@@ -91,29 +92,21 @@ class AnyImages:
 
 
 def _of_dict(value, i):
-    import io
-
     if value.get("bytes") is not None:
         try:
-            with Image.open(io.BytesIO(value["bytes"])) as image:
-                return np.asarray(_rgb(image, i))
-        except UserError:
-            raise
-        except Exception as error:  # Pillow raises many kinds for broken files
-            raise UserError(f"image {i} is broken ({error})") from None
+            return decode_image(io.BytesIO(value["bytes"]))
+        except Unreadable as error:
+            raise UserError(f"image {i} {error}") from None
     if not value.get("path"):
         raise UserError(f"image {i} has neither bytes nor a path")
     return read_image(value["path"])
 
 
 def _rgb(image, i):
-    """A PIL image by the rules of `read_image`: turned as its camera says, on white where it is transparent."""
+    """A PIL image by the rules of `read_image`."""
     try:
-        image = ImageOps.exif_transpose(image)
-        if image.mode.startswith(("I", "F")):
-            raise UserError(f"image {i} is of mode {image.mode}: scale it to 8 bits, and give it as uint8")
-        if image.has_transparency_data:
-            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
-        return image.convert("RGB")
-    except OSError as error:
+        return upright_rgb(image)
+    except Unreadable as error:
+        raise UserError(f"image {i} {error}") from None
+    except Exception as error:  # Pillow raises many kinds for broken files
         raise UserError(f"image {i} is broken ({error})") from None

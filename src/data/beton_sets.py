@@ -3,11 +3,12 @@
 from pathlib import Path
 
 import numpy as np
-import yaml
 
+from ..runtime.english import some
 from ..runtime.errors import UserError
 from ..runtime.files import atomic_path, check_writable, write_csv, written_together
 from ..runtime.moments import Moments
+from ..runtime.yaml_files import dump_yaml
 from . import SPLITS
 from .beton_writer import ImageOptions, write_beton
 from .betons import open_beton
@@ -17,17 +18,20 @@ from .scenes import TRUTH_COLUMNS, make_split, truth_rows
 _SAMPLE = 2000  # images that mean and deviation are measured on
 
 
-def leave_out_broken(sources, folder, name, workers=-1):
-    """The same sources without unreadable images, which are printed and listed in `NAME_SPLIT_left_out.csv`."""
-    readable = {}
+def leave_out_broken(sources, folder, name, workers=-1, image_options=None):
+    """The same sources without images that can't be read, or not be stored as the options say.
+
+    These are printed and listed, with the reason, in `NAME_SPLIT_left_out.csv`.
+    """
+    usable = {}
     for split, source in sources.items():
-        readable[split], broken = without_broken(source, workers)
+        usable[split], broken = without_broken(source, workers, (image_options or ImageOptions()).misfit)
         if broken:
-            write_csv(Path(folder) / f"{name}_{split}_left_out.csv", ["path"], [[path] for path in broken])
-            print(f"left out {len(broken)} unreadable images of {split}: {', '.join(map(str, broken))}")
-        if len(readable[split]) == 0:
-            raise UserError(f"no image of {split} can be read; mend the images")
-    return readable
+            write_csv(Path(folder) / f"{name}_{split}_left_out.csv", ["path", "reason"], broken)
+            print(f"left out {len(broken)} images of {split}: {some(path for path, _ in broken)}")
+        if len(usable[split]) == 0:
+            raise UserError(f"no image of {split} can be used: {broken[0][1]}")
+    return usable
 
 
 def write_splits(sources, folder, name, image_options=None, workers=-1):
@@ -89,7 +93,8 @@ def write_starter_config(sources, folder, name):
     with atomic_path(path) as temporary:
         temporary.write_text(
             "# Made for the betons beside it, with mean and std of their training images: a start, to be edited.\n"
-            + yaml.safe_dump(config, sort_keys=False, default_flow_style=None, width=110)
+            + dump_yaml(config, default_flow_style=None, width=110),
+            encoding="utf-8",
         )
     return path
 

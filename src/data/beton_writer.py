@@ -17,10 +17,14 @@ import numpy as np
 from tqdm import tqdm
 
 from ..runtime.errors import UserError
-from . import ffcv_patches  # noqa: F401 (first: it changes how ffcv behaves)
+from . import (
+    MOST_PIXELS,
+    ffcv_patches,  # noqa: F401 (first: it changes how ffcv behaves)
+)
 
 # isort: split
 from ffcv.fields import IntField, NDArrayField, RGBImageField
+from ffcv.fields.rgb_image import encode_jpeg, resizer
 from ffcv.memory_allocator import MemoryAllocator
 from ffcv.types import ALLOC_TABLE_TYPE
 from ffcv.writer import MIN_PAGE_SIZE, DatasetWriter, handle_sample
@@ -28,6 +32,15 @@ from ffcv.writer import MIN_PAGE_SIZE, DatasetWriter, handle_sample
 from ..runtime.files import atomic_path
 
 _CHUNK = 64  # examples that a worker takes at a time
+_PAGE = 4 * MIN_PAGE_SIZE  # bytes, of which an image has one at most
+_LONGEST_SIDE, _LONGEST_JPEG = 65_535, 65_500  # pixels: 16 bits in the file; libjpeg's limit
+_SHORTEST_SIDE = 2  # pixels: FFCV cuts 7/8 or 3/4 of the short side, and ends the process where that is nothing
+
+
+def _scaled_down(sides, longest):
+    """Width and height (2,), as FFCV scales them down to a longest side."""
+    ratio = longest / sides.max() if longest else 1
+    return (ratio * sides).astype(int) if ratio < 1 else sides
 
 
 @dataclass(frozen=True)
@@ -46,6 +59,33 @@ class ImageOptions:
     compress_probability: float = 0.5
     smart_threshold: int | None = None
     max_resolution: int | None = None
+
+    def misfit(self, image):
+        """Why an image, uint8 (H, W, 3), can't be stored so or be decoded again: a part of a sentence; or None."""
+        sides = np.array(image.shape[1::-1])
+        stored = _scaled_down(sides, self.max_resolution)
+        told = "has {:,} x {:,} pixels".format(*sides)
+        if stored.min() < _SHORTEST_SIDE:
+            scaled = "" if sides.min() < _SHORTEST_SIDE else f", of which --max-resolution leaves {stored.min()}"
+            return f"{told}{scaled}, too few on the short side for FFCV to cut anything from; leave it out"
+        longest = _LONGEST_SIDE if self.write_mode == "raw" else _LONGEST_JPEG
+        if stored.max() > longest:
+            return f"{told}, more than the {longest:,} a side that FFCV can store; give --max-resolution"
+        if stored.prod() > MOST_PIXELS:
+            return f"{told}, more than the {MOST_PIXELS / 1e6:.0f} million that are read again; give --max-resolution"
+        raw = 3 * int(stored.prod())
+        if raw <= _PAGE or self._bytes_stored(image, raw) <= _PAGE:
+            return None
+        return (
+            f"{told} and takes more than the {_PAGE >> 20} MiB that a beton has for one; give --max-resolution, or "
+            "--image-format jpg"
+        )
+
+    def _bytes_stored(self, image, raw):
+        """Bytes of an image; of `proportion`, which draws, those of the raw pixels."""
+        if self.write_mode == "jpg" or (self.write_mode == "smart" and raw > (self.smart_threshold or np.inf)):
+            return len(encode_jpeg(resizer(image, self.max_resolution), self.jpeg_quality))
+        return raw
 
     def field(self):
         return RGBImageField(
@@ -78,13 +118,13 @@ def write_beton(path, source, image_options=ImageOptions(), workers=-1):
     if spurious is not None:
         fields["spurious"] = IntField()
     with atomic_path(path) as temporary:
-        _Writer(str(temporary), fields, page_size=4 * MIN_PAGE_SIZE, num_workers=workers).write(source, path)
+        _Writer(str(temporary), fields, page_size=_PAGE, num_workers=workers).write(source, path, image_options)
 
 
 class _Writer(DatasetWriter):
     """FFCV's writer with supervised workers."""
 
-    def write(self, source, name):
+    def write(self, source, name, options):
         self.num_samples = len(source)
         self.prepare()
         chunks, done = multiprocessing.Queue(), multiprocessing.Queue()
@@ -93,7 +133,7 @@ class _Writer(DatasetWriter):
         for _ in range(self.num_workers):
             chunks.put(None)
         allocator = MemoryAllocator(self.fname, self.data_region_start, self.page_size)
-        arguments = (chunks, done, self.metadata_sm, self.metadata_type, self.fields, allocator, source)
+        arguments = (chunks, done, self.metadata_sm, self.metadata_type, self.fields, allocator, source, options)
         processes = [multiprocessing.Process(target=_work, args=arguments) for _ in range(self.num_workers)]
         try:
             for process in processes:
@@ -136,7 +176,7 @@ class _Writer(DatasetWriter):
         return allocations
 
 
-def _work(chunks, done, metadata_memory, metadata_type, fields, allocator, source):
+def _work(chunks, done, metadata_memory, metadata_type, fields, allocator, source, options):
     """A worker: encode chunks of examples until there are no more."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     metadata = np.frombuffer(metadata_memory.buf, metadata_type)
@@ -145,24 +185,11 @@ def _work(chunks, done, metadata_memory, metadata_type, fields, allocator, sourc
             for chunk in iter(chunks.get, None):
                 for i in chunk:
                     image, label, spurious = source[i]
-                    shortest = min(image.shape[:2])
-                    if fields["image"].max_resolution and shortest * fields["image"].max_resolution < max(image.shape):
-                        raise UserError(
-                            f"image {i} has {image.shape[1]} x {image.shape[0]} pixels, of which --max-resolution "
-                            "leaves none on the short side; leave it out"
-                        )
+                    if why := options.misfit(image):
+                        raise UserError(f"image {_name(source, i)} {why}")
                     sample = (image, label, i) if spurious is None else (image, label, i, spurious)
                     np.random.seed(i)  # noqa: NPY002 (FFCV draws from it which images become JPEGs)
-                    try:
-                        handle_sample(sample, i, metadata_type.names, metadata, allocator, fields)
-                    except ValueError as error:
-                        if not str(error).startswith("Tried allocating"):
-                            raise
-                        raise UserError(
-                            f"image {i} of {image.shape[1]} x {image.shape[0]} pixels takes more than the "
-                            f"{allocator.page_size >> 20} MiB that a beton has for one; give --max-resolution, or "
-                            "--image-format jpg"
-                        ) from None
+                    handle_sample(sample, i, metadata_type.names, metadata, allocator, fields)
                 done.put(("count", len(chunk)))
         done.put(("allocations", allocator.allocations))
     except Exception as error:
@@ -170,6 +197,11 @@ def _work(chunks, done, metadata_memory, metadata_type, fields, allocator, sourc
         done.close()
         done.join_thread()
         sys.exit(1)  # so that the parent does not wait where the error could not be sent
+
+
+def _name(source, i):
+    """What messages call an image: its file, where it has one."""
+    return source.name(i) if hasattr(source, "name") else i
 
 
 def _end_with_parent():

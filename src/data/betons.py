@@ -10,10 +10,12 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from ..runtime.errors import UserError
-from . import ffcv_patches  # noqa: F401 (first: it changes how ffcv behaves)
+from . import (
+    MOST_PIXELS,
+    ffcv_patches,  # noqa: F401 (first: it changes how ffcv behaves)
+)
 
 # isort: split
 from ffcv.fields import NDArrayField, RGBImageField
@@ -153,7 +155,7 @@ def _is_whole(beton):
             return False
         if isinstance(handler, RGBImageField):
             pixels = stored["width"].astype(np.uint64) * stored["height"]
-            if (stored["mode"] > _RAW).any() or pixels.min() == 0 or pixels.max() > Image.MAX_IMAGE_PIXELS:
+            if (stored["mode"] > _RAW).any() or pixels.min() == 0 or pixels.max() > MOST_PIXELS:
                 return False
             pointers, nbytes, known = stored["data_ptr"], 3 * pixels, stored["mode"] == _RAW
         elif isinstance(handler, NDArrayField):

@@ -31,6 +31,7 @@ class ClassFolders:
         paths: list of str. classes: list of str, the class of each. class_names: sorted as torchvision's ImageFolder
             does, empty class folders among them. splits: list of "train", "val", "test", or None without split folders.
         notes: sentences on what was left out, merged or looks wrong.
+        folders: dict (split or None, class) -> path of the class's folder, the first of several, empty ones among them.
     """
 
     paths: list
@@ -38,13 +39,16 @@ class ClassFolders:
     class_names: list
     splits: list | None
     notes: list
+    folders: dict
 
 
-def read_class_folders(folder, splits=True):
+def read_class_folders(folder, splits=True, train=False):
     """Find the images of a folder.
 
     Args:
         splits: take top folders as splits where every one of them has a split's name; False: they are classes.
+        train: images to train a model on: top folders are splits, train among them, maybe `unlabeled`; others are left
+            out and named.
 
     Raises `UserError` where there is no such folder, or no image in class folders.
     """
@@ -52,32 +56,45 @@ def read_class_folders(folder, splits=True):
     if not folder.is_dir():
         raise UserError(f"the folder {folder} does not exist; check the path")
     top = _visible_folders(folder)
-    named = {entry: SPLIT_NAMES.get(clean_name(entry.name).casefold()) for entry in top}
+    known = SPLIT_NAMES | {"unlabeled": "unlabeled"} if train else SPLIT_NAMES
+    named = {entry: known.get(clean_name(entry.name).casefold()) for entry in top}
+    if train and "train" not in named.values():
+        raise UserError(f"{folder} has no folder train/CLASS/ with images; lay images out as SPLIT/CLASS/FILE")
+    others = sorted(entry.name for entry, split in named.items() if not split)
+    if train:
+        top = [entry for entry in top if named[entry]]
+        named = {entry: named[entry] for entry in top}
     as_splits = splits and bool(top) and all(named.values())
     walk = _Walk()
-    loose, found, empty = [], [], {}
+    loose, found, empty, folders, merged = [], [], {}, {}, []
     for parent in top if as_splits else [folder]:
+        split = named[parent] if as_splits else None
         loose += walk.files(parent, deep=False)
         for entry in _visible_folders(parent):
             name = clean_name(entry.name)
             images = walk.files(entry, deep=True)
-            found += [(named[parent] if as_splits else None, name, path) for path in images]
+            found += [(split, name, path) for path in images]
             empty[name] = empty.get(name, True) and not images
+            if folders.setdefault((split, name), entry).parent == parent and folders[split, name] != entry:
+                merged.append(name)
     if as_splits:
         loose += walk.files(folder, deep=False)
     if not found:
         raise _nothing_found(folder, top, as_splits, loose, walk)
     # Stable, so that files stay in the order of their paths.
-    order = {split: i for i, split in enumerate(("train", "val", "test", None))}
+    order = {split: i for i, split in enumerate(("train", "val", "test", "unlabeled", None))}
     found.sort(key=lambda entry: (order[entry[0]], entry[1]))
     notes = walk.notes(folder)
+    if merged:
+        notes.append(f"folders that differ by blanks or the spelling of accents alone are one class: {some(merged)}")
+    if train and others:
+        notes.append(f"left out of {folder}, because they are no split ({', '.join(sorted(known))}): {some(others)}")
     if loose:
         notes.append(f"{len(loose)} image(s) of {folder} lie in no class folder and are left out, such as {loose[0]}")
     if without := sorted(name for name, is_empty in empty.items() if is_empty):
         notes.append(f"class folder(s) without an image: {some(without)}")
     notes += alike(empty, "the class folders")
     if not as_splits and splits and any(named.values()):
-        others = sorted(entry.name for entry, split in named.items() if not split)
         notes.append(
             f"the top folders of {folder} are taken as classes, because {some(others)} is no split (train, val, test, "
             "find, confirm)"
@@ -90,7 +107,14 @@ def read_class_folders(folder, splits=True):
         sorted(empty),
         [split for split, *_ in found] if as_splits else None,
         notes,
+        folders,
     )
+
+
+def list_images(folder):
+    """Paths of the images of one folder and of those in it, sorted, and sentences on what else is there."""
+    walk = _Walk()
+    return [Path(path) for path in walk.files(folder, deep=True)], walk.notes(folder)
 
 
 def _nothing_found(folder, top, as_splits, loose, walk):

@@ -9,7 +9,7 @@ from PIL import Image
 from ..runtime.errors import UserError
 from .beton_writer import ImageOptions, write_beton
 from .betons import open_beton
-from .image_sources import class_folders, manifest_sources
+from .image_sources import check_some_are_there, class_folders, manifest_sources
 from .splits import Split
 
 LONGEST_SIDE = 512  # pixels; decoders that crop and scale need no more
@@ -27,6 +27,8 @@ def extra_images_split(images, config, beton_path):
     beton_path = Path(beton_path)
     if not beton_path.exists():
         source = _source(Path(images), config)
+        for note in source.notes:
+            print(f"note: {note}")
         if config.train_img_decoder == "simple" or config.val_img_decoder == "simple":
             write_beton(beton_path, _Scaled(source, config.imgsz))
         else:
@@ -43,6 +45,7 @@ def _source(images, config):
             raise UserError(f"--extra-images {images}: a folder gives one class an image; with bce give a manifest")
         return class_folders(images, config.names)
     sources = manifest_sources(images, class_names=config.names, bce=config.bce)
+    check_some_are_there(sources)
     if "train" not in sources:
         raise UserError(f"manifest {images} has no images of split train to train on; correct its column split")
     others = ", ".join(f"{len(source)} of {split}" for split, source in sources.items() if split != "train")
@@ -60,6 +63,9 @@ class _Scaled:
 
     def __len__(self):
         return len(self.source)
+
+    def name(self, i):
+        return self.source.name(i)
 
     def __getitem__(self, i):
         image, label, _ = self.source[i]

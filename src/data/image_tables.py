@@ -11,6 +11,7 @@ import io
 import itertools
 import os
 import re
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -146,7 +147,7 @@ def read_table(source, image_root=None, splits=True, class_names=None):
         raise UserError(f"{path} is a beton: give the images themselves, or use failure-directions train and distil")
     if path.suffix.lower() in IMAGE_SUFFIXES:
         raise UserError(f"{path} is one image: give the folder of all, with class folders in it, or a table")
-    columns, lines, notes = _read_csv(path)
+    columns, lines, notes = read_csv(path)
     return _from_columns(str(path), columns, lambda i: f"line {lines[i]}", root, class_names, notes)
 
 
@@ -170,8 +171,8 @@ def _from_folder(folder, splits, class_names):
     return ImageTable(str(folder), found.paths, numbers, names, split=split, notes=tuple(notes))
 
 
-def _read_csv(path):
-    """Columns of a CSV (dict of lists of str), the line of each row, and notes."""
+def read_csv(path):
+    """Columns of a CSV (dict of lists of str), the line that each row begins on, and notes."""
     text, notes = _decoded(path), []
     before = csv.field_size_limit(_LONGEST_CELL)
     try:
@@ -180,17 +181,18 @@ def _read_csv(path):
         header = next((cells for cells in reader if any(cell.strip() for cell in cells)), None)
         if header is None:
             raise UserError(f"{path} is empty; a table has the columns {_FORMAT}")
-        rows, lines = [], []
+        rows, lines, read = [], [], reader.line_num
         for cells in reader:
+            line, read = read + 1, reader.line_num  # a quoted value may go over several
             if not any(cell.strip() for cell in cells):
                 continue
             if len(cells) != len(header):
                 raise UserError(
-                    f"{path} line {reader.line_num} has {len(cells)} values, but the header has {len(header)}: mend "
-                    "the line, or quote what holds a separator"
+                    f"{path} line {line} has {len(cells)} values, but the header has {len(header)}: mend the line, or "
+                    "quote what holds a separator"
                 )
             rows.append(cells)
-            lines.append(reader.line_num)
+            lines.append(line)
     except csv.Error as error:
         raise UserError(f"{path} is not a CSV ({error}); save it as one") from None
     finally:
@@ -485,7 +487,8 @@ def _checked_names(class_names):
         return None
     names = [clean_name(name) for name in class_names]
     if len(set(names)) < len(names):
-        raise UserError(f"class names are given twice: {some(sorted({n for n in names if names.count(n) > 1}))}")
+        twice = sorted(name for name, count in Counter(names).items() if count > 1)
+        raise UserError(f"class names are given twice: {some(twice)}")
     return names
 
 

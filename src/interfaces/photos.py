@@ -4,22 +4,23 @@ from pathlib import Path
 
 from PIL import Image
 
-from ..data.images import IMAGE_SUFFIXES, read_image
+from ..data.class_folders import list_images
+from ..data.images import read_image
 from ..runtime.errors import UserError
 
 SMALLEST = 16  # pixels: a shorter side shows nothing
 
 
 def image_files(folder):
-    """The image files of a folder, sorted by name. Raises `UserError` where there are none."""
+    """The image files of a folder and of those in it, sorted by path; the rest is told. Raises `UserError` for none."""
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"the image folder {folder} does not exist; check the path")
-    files = sorted(file for file in folder.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file())
+    files, notes = list_images(folder)
     if not files:
-        raise UserError(
-            f"the folder {folder} has no images ({', '.join(IMAGE_SUFFIXES)}); put the class's images there"
-        )
+        raise UserError(f"the folder {folder} has no images ({'; '.join(notes) or 'it is empty'}); put some there")
+    for note in notes:
+        print(f"note: {note}")
     return files
 
 

@@ -95,7 +95,7 @@ def run_textual_inversion(
     settings = {
         "token": token,
         "class_name": class_name,
-        "images": {file.name: file.stat().st_size for file in files},
+        "images": {str(file.relative_to(train_path)): file.stat().st_size for file in files},
         "model": str(pretrained_model_name_or_path),
         "learning_rate": learning_rate,
         "images_per_step": batch_size * gradient_accumulation_steps,

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import yaml
 from PIL import Image
 
 from ..captions.vocabulary import get_caption_set
@@ -29,7 +28,7 @@ from ..loaders import make_loader
 from ..runtime.english import plain_name, some, with_article
 from ..runtime.errors import UserError
 from ..runtime.files import atomic_path, write_csv
-from ..runtime.yaml_files import read_yaml
+from ..runtime.yaml_files import dump_yaml, read_yaml
 from ..training.evaluation import predict
 
 SCENES_DIFFUSION = Path(__file__).resolve().parent / "scenes_diffusion"  # see scripts/train_scenes_diffusion.py
@@ -186,7 +185,7 @@ def begin_folder(out, settings):
                 f"{out} was begun with another {' and '.join(differing)}; give the same, or name a new folder"
             )
     with atomic_path(path) as temporary:
-        temporary.write_text(yaml.safe_dump(settings, sort_keys=False, allow_unicode=True), encoding="utf-8")
+        temporary.write_text(dump_yaml(settings), encoding="utf-8")
 
 
 def folder_names(class_names):

@@ -7,6 +7,7 @@ from torch import nn
 from ..runtime.errors import UserError
 from ..runtime.pt_files import load_pt, save_pt
 from .build import build_model
+from .input_sizes import check_input
 from .weights import fill, under_own_names, weights_in
 
 
@@ -68,6 +69,8 @@ def load_checkpoint(path, config=None):
     found, unexpected, _ = under_own_names(state, model.state_dict())
     fits = f"checkpoint {path} do not fit {_describe(names)}"
     fill(model, found, unexpected, fits, "give the config that it was trained with")
+    if config:
+        check_input(model, f"{names['arch_type']} {names['arch']}", config.imgsz)
     metadata = content.get("run_metadata")
     return Checkpoint(model, dict(names), metadata if isinstance(metadata, dict) else {}, content.get("training_state"))
 

@@ -42,7 +42,18 @@ class TextClassifier(nn.Module):
 
     def forward(self, tokens):
         """Logits (B, k) of a batch that `batches` made."""
+        if self._reads_last_token:
+            # The model's own forward does the same with the layer on every token, of which all but one are left out.
+            hidden = self.model.base_model(**tokens)[0]
+            mask = tokens["attention_mask"]
+            last = (mask * torch.arange(mask.shape[1], device=mask.device)).argmax(1)
+            return self.get_classifier()(hidden[torch.arange(len(hidden), device=hidden.device), last])
         return self.model(**tokens).logits
+
+    @property
+    def _reads_last_token(self):
+        """Whether the head is on the last token: so it is of decoders such as GPT-2, which call it `score`."""
+        return getattr(self.model, "score", None) is self.get_classifier()
 
     def get_classifier(self):
         """The last linear layer of the head: of what the model has beside its base model."""
@@ -64,7 +75,11 @@ class TextClassifier(nn.Module):
         encoded = self.tokenizer(texts, truncation=True, max_length=self.max_length, return_attention_mask=False)
         full = [i for i, ids in enumerate(encoded["input_ids"]) if len(ids) == self.max_length]
         whole = self.tokenizer([texts[i] for i in full], verbose=False)["input_ids"] if full else []
-        columns = {key: [np.array(row, dtype=np.int32) for row in rows] for key, rows in encoded.items()}
+        nothing = {"input_ids": [self.tokenizer.pad_token_id]}  # an empty text, where nothing marks its beginning
+        columns = {
+            key: [np.array(row or nothing.get(key, [0]), dtype=np.int32) for row in rows]
+            for key, rows in encoded.items()
+        }
         return Encoded(columns, cut=sum(len(ids) > self.max_length for ids in whole))
 
     def batches(self, encoded, batch_size):
@@ -157,6 +172,7 @@ def load_text_classifier(name, max_length=None):
             ) from error
         except Exception as error:  # transformers, tokenizers, safetensors and torch raise many kinds
             raise UserError(f"the text model {name} cannot be loaded: {_reason(error)}") from error
+    _pad(name, model, tokenizer)
     words = set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens)
     if not words:
         raise UserError(f"the text model {name} has no tokenizer: its folder must hold tokenizer.json or a vocabulary")
@@ -167,6 +183,21 @@ def load_text_classifier(name, max_length=None):
     if classifier.get_classifier() is None:
         raise UserError(f"the text model {name} ({type(model).__name__}) has no linear layer at its end; take another")
     return classifier
+
+
+def _pad(name, model, tokenizer):
+    """See that batches can be padded: as is usual, by the end-of-text token where a tokenizer has no token for it.
+
+    The attention mask hides what is padded; models such as GPT-2 look for the last token that is not padding.
+    """
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    if tokenizer.pad_token is None:
+        raise UserError(
+            f"the tokenizer of {name} has neither a padding nor an end-of-text token; name one in tokenizer_config.json"
+        )
+    if model.config.pad_token_id is None:
+        model.config.pad_token_id = tokenizer.pad_token_id
 
 
 def _load(name, options):

@@ -7,10 +7,9 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-import yaml
-
 from .distributed import world_size
 from .files import atomic_path
+from .yaml_files import dump_yaml
 
 PACKAGES = ("torch", "torchvision", "ffcv", "numpy", "scikit-learn", "open_clip_torch")
 
@@ -40,10 +39,10 @@ def environment():
 def write_environment(path, arguments):
     """Add the start of a run to the YAML list at `path`: `environment()` and the command's arguments, a dict."""
     path = Path(path)
-    starts = path.read_text(errors="replace") if path.exists() else ""
-    start = yaml.safe_dump([{**environment(), "arguments": arguments}], sort_keys=False, allow_unicode=True)
+    starts = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+    start = dump_yaml([{**environment(), "arguments": arguments}])
     with atomic_path(path) as temporary:
-        temporary.write_text(starts + start)
+        temporary.write_text(starts + start, encoding="utf-8")
 
 
 def _versions():

@@ -66,9 +66,22 @@ _Loader.add_constructor("tag:yaml.org,2002:int", _short_number(yaml.SafeLoader.c
 _Loader.add_constructor("tag:yaml.org,2002:float", _short_number(yaml.SafeLoader.construct_yaml_float))
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
-)
+class _Dumper(yaml.SafeDumper):
+    """Safe YAML that quotes what `_Loader` would not read as text."""
+
+    def ignore_aliases(self, data):
+        return True
+
+
+for _dialect in (_Loader, _Dumper):
+    _dialect.add_implicit_resolver(
+        "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+    )
+
+
+def dump_yaml(content, **layout):
+    """Lists, dicts, numbers and text as YAML that `parse_yaml` reads as the same; `layout` as PyYAML's `dump` has."""
+    return yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True, **layout)
 
 
 def parse_yaml(text):

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ..data.image_sources import folder_sources
 from ..data.images import read_image
+from ..data.names import clean_name
 from ..data.text_data import JIGSAW_LABELS, csv_sources, jigsaw_sources, sst_sources
 from ..models.build import weights_digest
 from ..models.checkpoints import load_checkpoint
@@ -157,7 +158,7 @@ def image_task(
         if "val" not in sources:
             raise UserError(f"{folder} has no folder test/CLASS/ or val/CLASS/ with images to test on; add one")
         sources["test"] = sources.pop("val")
-    if class_names is not None and sources["train"].class_names != sorted(class_names):
+    if class_names is not None and sources["train"].class_names != sorted(map(clean_name, class_names)):
         odd = sorted(set(class_names) ^ set(sources["train"].class_names))
         raise UserError(f"{folder} must have the class folders {', '.join(class_names)}; look at {', '.join(odd)}")
     splits = _cut(sources, val_frac, balance, seed)
@@ -189,6 +190,7 @@ def image_task(
         inputs={name: inputs(split) for name, split in splits.items()},
         dense=dense_layer(layer, range(len(names))) if layer.out_features == len(names) else None,
         build_params=build_params,
+        remarks=sources["train"].notes,
     )
 
 

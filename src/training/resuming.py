@@ -4,6 +4,7 @@ import torch
 
 from ..models.build import build_model
 from ..models.checkpoints import Checkpoint, load_checkpoint, model_names
+from ..models.input_sizes import check_input
 from ..runtime.errors import UserError
 from ..runtime.pt_files import is_plain
 
@@ -12,7 +13,9 @@ def new_checkpoint(config, seed):
     """An untrained model (or one with torchvision's weights) to start from."""
     torch.manual_seed(seed)
     names = model_names(config)
-    return Checkpoint(build_model(**names), names, {})
+    start = Checkpoint(build_model(**names), names, {})
+    check_input(start.model, f"{names['arch_type']} {names['arch']}", config.imgsz)
+    return start
 
 
 def load_resumable(path, config, seed, metadata):

@@ -12,8 +12,8 @@ from PIL import Image
 from torchvision.transforms import functional
 
 from ...runtime.errors import UserError
+from ..class_folders import is_hidden, list_images
 from ..image_sources import ImageFiles
-from ..images import IMAGE_SUFFIXES
 from .files import check_present, official_path
 
 ORIGIN = "https://image-net.org, unpacked by torchvision.datasets.ImageNet"
@@ -89,14 +89,14 @@ def _photographs(folder, part):
 
     folder = official_path(folder, [part], ORIGIN)
     number = {wnid: i for i, wnid in enumerate(ImageNetInfo("imagenet-1k").label_names())}
-    entries = sorted(entry for entry in folder.iterdir() if entry.is_dir())
+    entries = sorted(entry for entry in folder.iterdir() if entry.is_dir() and not is_hidden(entry.name))
     if not entries:
         raise UserError(f"{folder} has no folders WNID/ such as n01440764/; get them from {ORIGIN}")
     paths, labels = [], []
     for entry in entries:
         if entry.name not in number:
             raise UserError(f"{entry} is not named by one of ImageNet's 1,000 WordNet numbers; rename or remove it")
-        images = sorted(path for path in entry.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+        images, _ = list_images(entry)
         if not images:
             raise UserError(f"{entry} holds no images; unpack its archive there")
         paths += images
