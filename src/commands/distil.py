@@ -21,6 +21,7 @@ from ..captions.vocabulary import get_caption_set
 from ..config_parsing import DatasetConfig, SVMConfig, load_dataset_config, load_svm_config, split_overrides
 from ..data.run_files import check_run_files
 from ..directions.confirm_uses import count_use
+from ..directions.job_backends import JobsBackend
 from ..directions.minority import check_spurious
 from ..runtime.devices import resolve_device
 from ..runtime.distributed import is_main, own_device, process_group
@@ -30,7 +31,6 @@ from ..runtime.files import check_writable, existing_file
 from ..runtime.tables import format_table
 
 if TYPE_CHECKING:
-    from ..directions.job_backends import JobsBackend
     from ..directions.results import OutputFiles
 
 
@@ -109,7 +109,7 @@ class Inputs:
     extra: Any
     embedding: Any
     caption_set: Any
-    jobs_backend: "JobsBackend"
+    jobs_backend: JobsBackend
     cache: Path
     predictions: dict
     latents: dict
@@ -117,6 +117,7 @@ class Inputs:
 
 def load(args):
     """Check everything that can be known before work, then run model and embedding over the images: `Inputs`."""
+    jobs_backend = JobsBackend.parse(args.jobs_backend)
     overrides, svm_overrides = split_overrides(args.override)
     if args.mlp_size is not None:
         svm_overrides.append(f"svm_args.hidden_layer_size={args.mlp_size}")
@@ -131,7 +132,6 @@ def load(args):
     existing_file(args.model_path, "checkpoint")
 
     from ..data.splits import open_splits
-    from ..directions.job_backends import JobsBackend
     from ..directions.results import OutputFiles
     from ..embeddings.cache import cache_folder
     from ..embeddings.spaces import make_embedding
@@ -139,7 +139,6 @@ def load(args):
     from ..training.metrics import best_f1_threshold
 
     device = own_device(resolve_device(args.device))
-    jobs_backend = JobsBackend.parse(args.jobs_backend)
     files = OutputFiles.named(args.out_file)
     for path in (files.result, files.model):
         check_writable(path)

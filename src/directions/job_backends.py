@@ -17,19 +17,16 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pkgutil import resolve_name
 
-from joblib import parallel_config
-
 from ..runtime.errors import UserError
 from ..runtime.extras import pip_line
-from .class_fit import fit_classes
 
 CONNECT_SECONDS = 5
 # Of the first task. A cluster that grows on demand starts a machine only when there is a task, and takes minutes for
 # it; in one that has no workers and gets none, a task would wait forever.
 WORKER_SECONDS = 300
 
-_PACKAGES = {"dask": "distributed", "ray": "ray[client]"}
-_WORK = f"{fit_classes.__module__}:{fit_classes.__name__}"
+_PACKAGES = {"dask": "distributed", "ray": "ray"}
+_WORK = f"{__package__}.class_fit:fit_classes"  # what a worker must be able to import
 
 
 @dataclass(frozen=True)
@@ -58,8 +55,7 @@ class JobsBackend:
         local, name, host, port = found.groups()
         if local:
             return cls("local")
-        package = _PACKAGES[name]
-        if importlib.util.find_spec(package.partition("[")[0]) is None:
+        if importlib.util.find_spec(_PACKAGES[name]) is None:
             raise UserError(f"--jobs-backend {text} needs {name}, which is not installed: {pip_line('cluster')}")
         backend = cls(name, (host.strip("[]"), int(port)) if host else None)
         if backend.address:
@@ -91,6 +87,8 @@ class JobsBackend:
                     f"no SVM can be fitted on {self} ({reason}); see that its scheduler and workers run, in an "
                     f"environment like this one, where `import {__package__}` works"
                 ) from error
+            from joblib import parallel_config
+
             stack.enter_context(parallel_config(self.name))
             yield
 
