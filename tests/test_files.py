@@ -1,5 +1,6 @@
 import os
 import pickle
+import zipfile
 
 import numpy as np
 import pytest
@@ -7,7 +8,7 @@ import safetensors.torch
 import torch
 from failure_directions.runtime.errors import UserError, entry_point
 from failure_directions.runtime.files import atomic_path, check_writable, create_npy, write_csv, written_together
-from failure_directions.runtime.pt_files import load_pt, load_tensors, save_pt
+from failure_directions.runtime.pt_files import check_weights_folder, load_pt, load_tensors, save_pt
 
 
 def test_what_is_saved_is_loaded_again(tmp_path):
@@ -159,3 +160,60 @@ def test_a_new_npy_file_takes_its_place_on_disk(tmp_path):
     array.flush()
     assert os.stat(tmp_path / "x.npy").st_blocks * 512 >= array.nbytes
     assert np.load(tmp_path / "x.npy").sum() == 30_000
+
+
+def two_directories(path):
+    """A zip file that Python reads by the directory at its end, and other readers by one that lies before it."""
+    save_pt({"w": torch.zeros(4)}, path)
+    whole = path.read_bytes()
+    length, start = (int.from_bytes(whole[a:b], "little") for a, b in ((-10, -6), (-6, -2)))
+    path.write_bytes(whole[:-22] + whole[start : start + length] + whole[-22:])
+
+
+def of_few_bytes(path, legacy):
+    """Ten numbers stored, 1.6 billion asked for."""
+    content = {"w": torch.zeros(10)}
+    torch.save(content, path, _use_new_zipfile_serialization=not legacy)
+    small, large = b"K\x0a", b"J" + (1_600_000_000).to_bytes(4, "little")
+    if legacy:
+        path.write_bytes(path.read_bytes().replace(b"cpuq\x06" + small, b"cpuq\x06" + large, 1))
+        return
+    with zipfile.ZipFile(path) as archive:
+        records = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, record in records.items():
+            archive.writestr(name, record.replace(small, large, 1) if name.endswith("data.pkl") else record)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (two_directories, "directory where torch.save does not write it"),
+        (lambda path: of_few_bytes(path, legacy=True), "asks for more numbers than it holds"),
+        (lambda path: of_few_bytes(path, legacy=False), "asks for more numbers than it holds"),
+    ],
+)
+def test_weights_that_another_library_is_to_load_are_looked_through_first(tmp_path, make, words):
+    make(tmp_path / "pytorch_model.bin")
+    with pytest.raises(UserError, match=words):
+        check_weights_folder(tmp_path, "weights")
+    with pytest.raises(UserError, match=words):
+        load_pt(tmp_path / "pytorch_model.bin", "weights")
+
+
+def test_weights_of_both_formats_pass_and_safetensors_are_preferred(tmp_path):
+    shared = torch.arange(12.0)
+    content = {
+        "w": torch.nn.Parameter(torch.zeros(3, 4)),
+        "a": shared[:6],
+        "b": shared[6:],
+        "n": 2**60,
+        "h": torch.zeros(2).half(),
+    }
+    for legacy in (True, False):
+        torch.save(content, tmp_path / "pytorch_model.bin", _use_new_zipfile_serialization=not legacy)
+        assert check_weights_folder(tmp_path, "weights") is False
+        assert torch.equal(load_pt(tmp_path / "pytorch_model.bin", "weights")["b"], shared[6:])
+    two_directories(tmp_path / "pytorch_model.bin")
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    assert check_weights_folder(tmp_path, "weights") is True

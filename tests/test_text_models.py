@@ -1,5 +1,6 @@
 """Text classifiers: their deep features, their limits, and models that cannot be used. All are built here, and tiny."""
 
+import json
 import os
 import socket
 
@@ -11,6 +12,7 @@ from failure_directions.models.build import weights_digest
 from failure_directions.models.features import last_linear
 from failure_directions.models.text_models import load_text_classifier
 from failure_directions.runtime.errors import UserError
+from failure_directions.runtime.hub import without_remote_code
 from failure_directions.sparse.deep_features import (
     ModelInputs,
     SparseTask,
@@ -23,6 +25,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from transformers import (
+    AutoConfig,
     BertConfig,
     BertForSequenceClassification,
     BertModel,
@@ -328,3 +331,20 @@ def test_an_unreachable_hub_is_one_sentence_with_the_way_out(tmp_path, monkeypat
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(UserError, match="hf download unitary/toxic-bert --local-dir FOLDER"):
         load_text_classifier("unitary/toxic-bert")
+
+
+@pytest.mark.parametrize("trust", [None, True])
+def test_code_that_a_folder_names_is_neither_run_nor_asked_about(tmp_path, monkeypatch, trust):
+    folder = save(tmp_path, bert())
+    (tmp_path / "own.py").write_text("open('ran', 'w')\nclass Own: ...\n")
+    content = json.loads((tmp_path / "config.json").read_text())
+    own = {"AutoConfig": "own.Own", "AutoModelForSequenceClassification": "own.Own"}
+    (tmp_path / "config.json").write_text(json.dumps(content | {"auto_map": own, "model_type": "unheard-of"}))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("asked"))
+    with pytest.raises(UserError, match="cannot be loaded"):
+        load_text_classifier(folder)
+    # As open_clip calls it, whose configs may ask for trust.
+    with without_remote_code(), pytest.raises(ValueError, match=r"custom code|which is not run"):
+        AutoConfig.from_pretrained(folder, trust_remote_code=trust)
+    assert not (tmp_path / "ran").exists()

@@ -30,7 +30,8 @@ from tqdm import tqdm
 from ..runtime.devices import autocast, resolve_device
 from ..runtime.english import nearest
 from ..runtime.errors import UserError
-from ..runtime.hub import without_retries
+from ..runtime.hub import without_remote_code, without_retries
+from ..runtime.pt_files import check_tensor_file, check_weights_folder
 
 SCENES_CLIP = Path(__file__).resolve().parent / "scenes_clip"  # made by scripts/train_scenes_clip.py
 CONFIG_FILE, WEIGHTS_FILE = "open_clip_config.json", "open_clip_model.safetensors"  # of a local folder, by open_clip
@@ -272,11 +273,13 @@ def _load(name, pretrained, device):
         else:
             source = pretrained
             _check_name(name, pretrained)
+            if Path(pretrained).is_file() and not pretrained.endswith(".safetensors"):
+                check_tensor_file(pretrained, "CLIP weights")
             if not Path(pretrained).is_file():
                 tagged = open_clip.get_pretrained_cfg(name, pretrained)
                 _fetch(f"{name} / {pretrained}", functools.partial(open_clip.download_pretrained, tagged))
         try:
-            with without_retries(local=name.startswith(_LOCAL)):
+            with without_retries(local=name.startswith(_LOCAL)), without_remote_code():
                 model = open_clip.create_model(name, pretrained, device=device, require_pretrained=True)
                 tokenizer = open_clip.get_tokenizer(name, **_tokenizer_options(name))
         except ModuleNotFoundError as error:
@@ -328,6 +331,7 @@ def _check_folder(folder):
         raise UserError(f"{path} is not a config of open_clip: its model_cfg has no {' and no '.join(missing)}")
     if not any(file.suffix in (".safetensors", ".bin", ".pth") for file in folder.iterdir()):
         raise UserError(f"the CLIP folder {folder} is incomplete: there are no weights, {WEIGHTS_FILE} ({parts})")
+    check_weights_folder(folder, "CLIP weights", safe=())
     if merges and not (folder / merges).is_file():
         raise UserError(f"the CLIP folder {folder} is incomplete: the tokenizer's {merges} is missing ({parts})")
 

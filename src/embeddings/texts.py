@@ -15,7 +15,7 @@ from ..models.build import weights_digest
 from ..runtime.devices import resolve_device
 from ..runtime.errors import UserError, one_line
 from ..runtime.files import atomic_path, open_npy
-from ..runtime.hub import quiet, without_retries
+from ..runtime.hub import quiet, without_remote_code, without_retries
 from ..runtime.progress import Progress
 from .passes import default_cache
 
@@ -82,7 +82,7 @@ def _load(encoder):
     local = Path(name).expanduser().is_dir()
     source = str(Path(name).expanduser()) if local else name
     options = {"local_files_only": local, "trust_remote_code": False}
-    with quiet("transformers"), without_retries(local):
+    with quiet("transformers"), without_retries(local), without_remote_code():
         try:
             model = transformers.AutoModel.from_pretrained(source, use_safetensors=True, dtype=torch.float32, **options)
             tokenizer = transformers.AutoTokenizer.from_pretrained(source, **options)

@@ -14,7 +14,7 @@ import torch
 
 from ..runtime import hub
 from ..runtime.errors import UserError, one_line
-from ..runtime.pt_files import load_tensors
+from ..runtime.pt_files import check_weights_folder, load_tensors
 from .defaults import DEFAULT_MODEL
 
 SINGLE_FILES = (".safetensors", ".ckpt")
@@ -33,6 +33,12 @@ _PARTS = {  # what a folder holds, and what is fetched of it
     "vae": ["config.json", "diffusion_pytorch_model.safetensors"],
     "unet": ["config.json", "diffusion_pytorch_model.safetensors"],
     "scheduler": ["scheduler_config.json"],
+}
+_DIFFUSERS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.safetensors.index.json")
+_WEIGHTS = {
+    "text_encoder": ("model.safetensors", "model.safetensors.index.json"),
+    "vae": _DIFFUSERS,
+    "unet": _DIFFUSERS,
 }
 _VOCABULARIES = ("tokenizer.json", "vocab.json")
 _SD1_CONFIG = Path(__file__).resolve().parent / "sd1_config"
@@ -125,6 +131,8 @@ def _from_folder(folder):
 
     def load(read, part, **options):
         try:
+            if part in _WEIGHTS:
+                options["use_safetensors"] = check_weights_folder(folder / part, "weights", _WEIGHTS[part])
             return read(folder / part, local_files_only=True, **options)
         except LOADING_ERRORS as error:
             raise UserError(

@@ -10,7 +10,7 @@ import torch
 from ..runtime.errors import UserError
 from ..runtime.files import check_space, new_folder
 from ..runtime.hub import quiet
-from ..runtime.pt_files import load_tensors
+from ..runtime.pt_files import check_weights_folder, load_tensors
 from .defaults import DEFAULT_MODEL
 from .diffusion_models import LOADING_ERRORS, fingerprint, load_model
 from .tokens import CLASSES_FILE, check_encoder_root, check_token, load_class_tokens
@@ -144,9 +144,10 @@ def load_encoder(encoder_root):
     tokens = load_class_tokens(root).tokens
     try:
         with quiet("transformers"):
+            safe = check_weights_folder(root / "text_encoder", "weights")
             tokenizer = CLIPTokenizer.from_pretrained(root / "tokenizer", local_files_only=True)
             text_encoder = CLIPTextModel.from_pretrained(
-                root / "text_encoder", dtype=torch.float32, local_files_only=True
+                root / "text_encoder", dtype=torch.float32, local_files_only=True, use_safetensors=safe
             )
         numbers = [tokenizer.get_vocab()[token] for token in tokens]
         if not text_encoder.get_input_embeddings().weight[numbers].isfinite().all():

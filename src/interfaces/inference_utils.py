@@ -12,6 +12,7 @@ import torch
 from ..runtime import hub
 from ..runtime.devices import resolve_device
 from ..runtime.errors import UserError, one_line
+from ..runtime.pt_files import check_tensor_file, check_weights_folder
 from .defaults import CLIP_MODEL, CLIP_WEIGHTS, QUANTILE
 from .encoders import create_token_dictionary
 
@@ -163,9 +164,12 @@ def _load_clip(name, weights, device):
         if not (folder / "open_clip_config.json").is_file():
             raise UserError(f"{folder} is not a CLIP folder: it holds no open_clip_config.json; check the path")
         name = f"{_LOCAL}{folder}"
+        check_weights_folder(folder, "CLIP weights", safe=())
         options = _tokenizer_options(folder)
+    if weights and Path(weights).is_file() and not weights.endswith(".safetensors"):
+        check_tensor_file(weights, "CLIP weights")
     try:
-        with hub.without_retries(local=name.startswith(_LOCAL)), hub.quiet():
+        with hub.without_retries(local=name.startswith(_LOCAL)), hub.without_remote_code(), hub.quiet():
             model, _, preprocess = open_clip.create_model_and_transforms(
                 name, weights, device=device, require_pretrained=True
             )

@@ -18,7 +18,7 @@ from torch import nn
 
 from ..runtime.english import nearest, some
 from ..runtime.errors import UserError
-from ..runtime.pt_files import load_tensors
+from ..runtime.pt_files import check_weights_folder, load_tensors
 from .build import pretrained_timm, pretrained_torchvision, weights_digest
 from .checkpoints import load_checkpoint
 from .features import find_last_linear
@@ -283,7 +283,7 @@ def _hugging_face(name, size, mean, std, state=None, weights_path=None):
     options = {"local_files_only": local, "trust_remote_code": False}
     with quiet("transformers"):
         if state is None:
-            safe = _check_pickles(folder) if local else True
+            safe = check_weights_folder(folder, "weights") if local else True
             model, info = _loaded(
                 name,
                 local,
@@ -315,20 +315,11 @@ def _hugging_face(name, size, mean, std, state=None, weights_path=None):
     return ImageModel(name, _LogitsOnly(model.eval()), preprocessing, labels, 0, aliases=_imagenet_aliases(labels))
 
 
-def _check_pickles(folder):
-    """Whether a folder has safetensors; else its pickled weights have been looked through and hold tensors only."""
-    if list(folder.glob("*.safetensors")):
-        return True
-    for path in sorted([*folder.glob("pytorch_model*.bin"), *folder.glob("*.pt")]):
-        load_tensors(path, "weights", "give model.safetensors, as save_pretrained writes it")
-    return False
-
-
 def _loaded(name, local, load, what="model"):
-    from ..runtime.hub import without_retries
+    from ..runtime.hub import without_remote_code, without_retries
 
     try:
-        with without_retries(local):
+        with without_retries(local), without_remote_code():
             return load()
     except Exception as error:  # transformers, safetensors, the hub's client and torch raise many kinds
         lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]

@@ -21,7 +21,8 @@ from transformers import (
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from ..runtime.errors import UserError
-from ..runtime.hub import quiet, without_retries
+from ..runtime.hub import quiet, without_remote_code, without_retries
+from ..runtime.pt_files import check_weights_folder
 
 WINDOW = 32
 """Batches within which texts are sorted by length, so that little of a batch is padding."""
@@ -146,16 +147,20 @@ def load_text_classifier(name, max_length=None):
         name: a folder that `save_pretrained` wrote, or a name on Hugging Face's hub.
         max_length: tokens to read, where that is fewer than the model's own limit.
 
+    No code of a model's repository is run; pickled weights of a folder are looked through before they are loaded.
+
     Raises:
         UserError: the model is not at hand, damaged, or has no trained linear head.
     """
     local = Path(name).is_dir()
     if not local and (not name or Path(name).is_absolute() or name.startswith((".", "~")) or name.count("/") > 1):
         raise UserError(f"the text model's folder {name} does not exist; check --model-path")
-    with without_retries(local), quiet("transformers"):
+    with without_retries(local), without_remote_code(), quiet("transformers"):
         try:
             options = {"local_files_only": local, "trust_remote_code": False}
-            model, tokenizer = _load(name, options), AutoTokenizer.from_pretrained(name, **options)
+            options["use_safetensors"] = check_weights_folder(name, "weights") or None if local else None
+            model = _load(name, options)
+            tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=local, trust_remote_code=False)
         except UserError:
             raise
         except pickle.UnpicklingError as error:

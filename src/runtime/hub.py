@@ -15,6 +15,22 @@ from .errors import one_line
 
 
 @contextlib.contextmanager
+def without_remote_code():
+    """transformers runs no code of a model's folder or repository, whatever its config says; and asks nobody."""
+    from transformers import dynamic_module_utils
+
+    def refuse(*_, **__):
+        raise ValueError("its config names code of its own, which is not run")
+
+    before = dynamic_module_utils.get_cached_module_file, dynamic_module_utils.TIME_OUT_REMOTE_CODE
+    dynamic_module_utils.get_cached_module_file, dynamic_module_utils.TIME_OUT_REMOTE_CODE = refuse, 0
+    try:
+        yield
+    finally:
+        dynamic_module_utils.get_cached_module_file, dynamic_module_utils.TIME_OUT_REMOTE_CODE = before
+
+
+@contextlib.contextmanager
 def without_retries(local=False):
     """Where the hub cannot be reached, use what is cached at once: by itself, the hub's client tries for a minute.
 

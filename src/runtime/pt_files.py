@@ -61,6 +61,29 @@ def load_pt(path, what, hint="make it again", stand_ins=()):
     return content
 
 
+def check_tensor_file(path, what, hint="get it again"):
+    """Raise `UserError` unless a torch file, which another library is to load, may be loaded; it is looked through."""
+    path = existing_file(path, what)
+    try:
+        _check_pickles(path, path.stat().st_size)
+    except _Refused as error:
+        raise UserError(f"{what} {path} {error}; {hint}") from None
+    except Exception as error:  # a file that was tampered with raises any kind
+        raise _unreadable(path, what, error, f"is truncated or not a torch file; {hint}") from error
+
+
+def check_weights_folder(folder, what, safe=("model.safetensors", "model.safetensors.index.json")):
+    """Whether a folder of a model has one of the files `safe`; else its pickled weights are looked through.
+
+    Raises `UserError` where one of these is not to be loaded.
+    """
+    if any((Path(folder) / name).is_file() for name in safe):
+        return True
+    for path in sorted(path for path in Path(folder).rglob("*") if path.suffix.lower() in _PICKLED):
+        check_tensor_file(path, what, "give safetensors")
+    return False
+
+
 def load_tensors(path, what, hint="get it again", stand_ins=()):
     """What a file of tensors holds, on the CPU: that of a .safetensors file, or else as `load_pt`."""
     if Path(path).suffix != ".safetensors":
@@ -86,6 +109,7 @@ _MORE_THAN_DATA = (
 
 
 # What a file may name. torch lets it name more, among that functions that fill the memory, such as bytearray(10**10).
+_PICKLED = (".bin", ".pt", ".pth", ".ckpt")
 _NAMES = re.compile(
     r"collections OrderedDict|torch (Size|device|u?int\d+|b?float\d+|bool)|torch(\.cuda)? \w+Storage"
     r"|torch\._utils _rebuild_(tensor|tensor_v2|parameter)|torch\.nn\.parameter Parameter"
@@ -93,9 +117,14 @@ _NAMES = re.compile(
 
 
 def _check_pickles(path, size, also=()):
-    """Look through the pickles of a torch file, without running them, for names beyond `_NAMES` and those of `also`."""
+    """Look through the pickles of a torch file, without running them.
+
+    For names beyond `_NAMES` and those of `also`, and for more numbers than the file has room for.
+    """
     with open(path, "rb") as stream:
         if stream.read(2) == b"PK":
+            if not _has_one_directory(stream, size):
+                raise _Refused("has a directory where torch.save does not write it")
             with zipfile.ZipFile(stream) as archive:
                 records = archive.infolist()
                 # torch.save stores records as they are: a compressed one may unpack to any size.
@@ -108,11 +137,68 @@ def _check_pickles(path, size, also=()):
             # The format before torch 1.6: five pickles in a row, then the numbers.
             pickles = [stream] * 5
             stream.seek(0)
+        stored = {}
         for one in pickles:
+            start = one.tell()
             for operation, argument, _ in pickletools.genops(one):
                 named = operation.name.endswith("GLOBAL")
                 if named and argument not in also and not _NAMES.fullmatch(argument or ""):
                     raise _Refused(_MORE_THAN_DATA)
+            end = one.tell()
+            one.seek(start)
+            _Scan(one, stored).load()
+            one.seek(end)
+        # A number takes a byte or more; a file of a few bytes may ask for room for any.
+        if sum(stored.values()) > size:
+            raise _Refused("asks for more numbers than it holds")
+
+
+class _Inert:
+    """Stands for whatever a pickle names, and does nothing."""
+
+    def __init__(self, *_, **__): ...
+
+    def __setitem__(self, *_): ...
+
+    def __setstate__(self, _): ...
+
+
+class _Scan(pickle._Unpickler):  # Python's own: the memo of the one in C has room for as high a number as is asked for
+    """Goes through a pickle with everything that it names inert, and adds up the numbers of its storages."""
+
+    def __init__(self, stream, stored):
+        super().__init__(stream)
+        self.stored = stored
+
+    def find_class(self, *_):
+        return _Inert
+
+    def persistent_load(self, identity):
+        kind, _, key, _, numbers, *_ = identity
+        if kind != "storage" or not isinstance(numbers, int) or numbers < 0:
+            raise _Refused(_MORE_THAN_DATA)
+        self.stored[key] = max(numbers, self.stored.get(key, 0))
+
+
+def _has_one_directory(stream, size):
+    """Whether a zip file ends as torch.save ends it: the directory, right behind it the record that says where it is.
+
+    Readers differ in which of two directories they take, so that what was looked through is not what is loaded.
+    """
+    stream.seek(max(0, size - 98))
+    end = stream.read()
+    if len(end) < 22 or end[-22:-18] != b"PK\5\6" or end[-2:] != b"\0\0":
+        return False
+    length, start = (int.from_bytes(end[a:b], "little") for a, b in ((-10, -6), (-6, -2)))
+    behind = size - 22
+    if len(end) == 98 and end[-42:-38] == b"PK\6\7":  # of 4 GB and more
+        record = int.from_bytes(end[-34:-26], "little")
+        if record != size - 98 or end[:4] != b"PK\6\6":
+            return False
+        length, start = (int.from_bytes(end[a:b], "little") for a, b in ((40, 48), (48, 56)))
+        behind = record
+    stream.seek(0)
+    return start + length == behind
 
 
 def _check_tensors(content, size):
