@@ -436,8 +436,9 @@ def confirm_class(found, x, wrong, groups=None, probs=None, rng=None):
     """Test one class's slices, in their order, on its images of the confirm part.
 
     What is flagged is the region's share in find of the scores here, not what lies below its cut there: on the tuning
-    seed both see as much (p <= .01 in .43 of the slices, the mean of eight settings), and a share holds where the score of all images
-    has moved between the parts. Whatever is flagged, labels have no part in it.
+    seed both see as much (p <= .01 in .43 of the slices, the mean of eight settings), and a share holds where the
+    scores of all images have moved between the parts. Whatever is flagged, labels have no part in it.
+
     found: list of `FoundSlice`; x (n, d), wrong bool (n,), groups (n,) and probs (n, classes) of these images.
     Returns a list of (intercept, flagged, rest, p, p beyond confidence): the cut fixed by the share that the region had
     in find, bool (n,) twice.
