@@ -195,6 +195,9 @@ def assert_same(one, other):
     for key, value in one.items():
         if isinstance(value, dict):
             assert_same(value, other[key])
+        elif isinstance(value, list) and value and isinstance(value[0], dict):
+            for part, counterpart in zip(value, other[key], strict=True):
+                assert_same(part, counterpart)
         elif isinstance(value, torch.Tensor):
             np.testing.assert_array_equal(value, other[key])
         else:

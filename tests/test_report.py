@@ -196,7 +196,7 @@ def test_mistakes_are_told(hostile_result, tmp_path, pixels_beton):
     save_pt({"test_metrics": {}, "class_names": ["a"]}, tmp_path / "old.pt")
     with pytest.raises(
         UserError,
-        match=r"not an SVM result: it lacks args, cv_scores, dataset_config, svm_config, test_metrics\['preds'\]",
+        match=r"not an SVM result: it lacks args, dataset_config, svm_config, cv_scores, test_metrics\['preds'\]",
     ):
         SVMProcessor(tmp_path / "old.pt")
     (tmp_path / "test.beton").write_bytes(pixels_beton.read_bytes())

@@ -389,7 +389,7 @@ def test_classes_without_errors_are_skipped_with_a_reason(scenes_folder, trained
     )
     printed = capsys.readouterr().out
     assert "skipped: no errors among 40 validation images" in printed
-    assert printed.count("no direction: only errors among 40 validation images") == 7
+    assert printed.count("skipped: only errors among 40 validation images") == 7
     metrics = load(tmp_path / "x.pt")["test_metrics"]
     assert set(metrics["skipped_classes"]) == {str(c) for c in range(8)}
     assert metrics["decision_values"].isnan().all()

@@ -20,7 +20,6 @@ import numpy as np
 from ..captions.vocabulary import get_caption_set
 from ..config_parsing import DatasetConfig, SVMConfig, load_dataset_config, load_svm_config, split_overrides
 from ..data.run_files import check_run_files
-from ..directions.confirm_uses import count_use
 from ..directions.job_backends import JobsBackend
 from ..directions.minority import check_spurious
 from ..runtime.devices import resolve_device
@@ -83,6 +82,8 @@ def main(argv=None):
 
     found = distil(inputs, args)
     write_analysis(inputs.files, found)
+    if found.result.found:
+        confirm_uses(inputs, found.result).count()
     show(found, inputs)
 
 
@@ -200,8 +201,7 @@ def distil(inputs, args):
             fdr=config.fdr,
             jobs=args.jobs,
         )
-        tested = found.result.splits[config.confirm]
-        uses = count_use(inputs.cache, tested.classes, tested.preds)
+        uses = confirm_uses(inputs, found.result).so_far() + 1
         found = replace(found, result=replace(found.result, found=replace(found.result.found, uses=uses)))
     if inputs.caption_set:
         found = with_captions(found, inputs.latents, inputs.embedding.clip, inputs.caption_set, args.top_k)
@@ -217,6 +217,14 @@ def distil(inputs, args):
         bce_threshold=inputs.threshold,
     )
     return replace(found, result=made_from)
+
+
+def confirm_uses(inputs, result):
+    """How often the images of the result's confirm part have judged this model."""
+    from ..directions.confirm_uses import ConfirmUses
+
+    tested = result.splits[result.found.confirm]
+    return ConfirmUses(inputs.cache, tested.classes, tested.preds)
 
 
 def chosen_condition(args, config):

@@ -25,7 +25,10 @@ BATCH = 256
 class PlantInResult:
     """One plant of a setting in the confirm split of a result, which has N examples.
 
-    split: the `SplitResult`. of_class, minority: (N,) bool, the latter of the plant. slices: of its class, by rank.
+    Attributes:
+        split: the `SplitResult`.
+        of_class, minority: (N,) bool, the latter of the plant.
+        slices: of its class, by rank.
     """
 
     plant: Plant
@@ -119,7 +122,8 @@ def unplanted_claims(out, result, setting, device="auto", images=FRESH_IMAGES):
     The images are those of the same setting with another seed; the model and the embedding are the result's own.
 
     Args:
-        out: path of the result `OUT.pt`, whose directions lie beside it; result: what is in it.
+        out: path of the result `OUT.pt`, whose directions lie beside it.
+        result: what is in it.
         setting: the `SceneSetting` of its betons.
         images: to be drawn for each class with a claim.
     """

@@ -67,7 +67,8 @@ def main(argv=None):
 
 def draw(args, plan):
     """Power against images: a panel a share of the class that fails, a line an error rate in it."""
-    from ..runtime.figures import Figure, save_figure
+    from ..runtime.figure_files import save_figure
+    from ..runtime.figures import Figure
 
     errors = [round(min(0.95, times * args.error_rate), 3) for times in FIGURE_ERRORS]
     if len(set(errors)) < len(errors):

@@ -264,7 +264,7 @@ def _found_names(manifest, words, column, bce):
         raise UserError(f"manifest {manifest}: no {column} is given in any line; fill the column {column}")
     numbers = {word for word in present if re.fullmatch(r"[-+]?[0-9]+(\.[0-9]+)?", word)} if not bce else set()
     numeric = numbers == present
-    if odd := {word for word in numbers if not (numeric and word.isdecimal())}:
+    if odd := {word for word in numbers if not (numeric and word.isdecimal() and len(word) <= 18)}:
         raise UserError(
             f"manifest {manifest}: {column} is {min(odd)[:80]!r} in some line, but must be a number 0, 1, 2, ... "
             "throughout, or a name throughout (then give --class-names for names that are numbers)"

@@ -9,23 +9,37 @@ import numpy as np
 from ..runtime.files import atomic_path
 
 
-def count_use(folder, labels, preds):
-    """Count one more use of a confirm part for a model, in a small file of `folder`; the number of uses so far.
+class ConfirmUses:
+    """The uses of a confirm part for a model, counted in a small file of a folder that is kept from run to run.
 
     Which images and which model is told by their labels and predictions. A folder that cannot be written, or a file
-    that is damaged, forgets: then this use is the first.
+    that is damaged, forgets: then a use is the first.
 
     Args:
-        folder: that is kept from run to run, such as the cache of embeddings.
+        folder: such as the cache of embeddings.
         labels, preds: int (N,), of the confirm part, in its order.
     """
-    path = Path(folder) / "confirm_uses.json"
-    digest = hashlib.sha256(np.stack([labels, preds]).astype(np.int64).tobytes()).hexdigest()
-    try:
-        uses = json.loads(path.read_text()) if path.is_file() else {}
-        uses[digest] = int(uses.get(digest, 0)) + 1
-        with atomic_path(path) as temporary:
-            temporary.write_text(json.dumps(uses, indent=1))
-    except Exception:
-        return 1
-    return uses[digest]
+
+    def __init__(self, folder, labels, preds):
+        self._path = Path(folder) / "confirm_uses.json"
+        self._digest = hashlib.sha256(np.stack([labels, preds]).astype(np.int64).tobytes()).hexdigest()
+
+    def so_far(self):
+        """How many uses were counted."""
+        return self._read().get(self._digest, 0)
+
+    def count(self):
+        """Count one more, once its result is written."""
+        uses = {**self._read(), self._digest: self.so_far() + 1}
+        try:
+            with atomic_path(self._path) as temporary:
+                temporary.write_text(json.dumps(uses, indent=1))
+        except Exception:  # a note beside the result, which is whole without it
+            return
+
+    def _read(self):
+        try:
+            uses = json.loads(self._path.read_text())
+            return {str(digest): int(count) for digest, count in uses.items()}
+        except (OSError, ValueError, AttributeError, TypeError):
+            return {}

@@ -208,7 +208,8 @@ class SliceRow:
 class CaptionRow:
     """A row of `OUT_captions.csv`; rank 1 is the most extreme of its side.
 
-    slice: id of the confirmed slice that is described; "" for the class's own direction, as in all files of format 1.
+    Attributes:
+        slice: id of the confirmed slice that is described; "" for the class's own direction, as in all of format 1.
     """
 
     ending = "captions.csv"

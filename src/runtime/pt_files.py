@@ -123,9 +123,9 @@ def _check_pickles(path, size, also=()):
     """
     with open(path, "rb") as stream:
         if stream.read(2) == b"PK":
-            if not _has_one_directory(stream, size):
-                raise _Refused("has a directory where torch.save does not write it")
             with zipfile.ZipFile(stream) as archive:
+                if not _has_one_directory(stream, size):
+                    raise _Refused("has a directory where torch.save does not write it")
                 records = archive.infolist()
                 # torch.save stores records as they are: a compressed one may unpack to any size.
                 if any(record.compress_type != zipfile.ZIP_STORED for record in records):
