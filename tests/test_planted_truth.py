@@ -1,5 +1,6 @@
 """What was found is held against what was planted: counts by hand, scipy's tests, and a model's own predictions."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,7 +11,14 @@ from failure_directions.commands import distil as train_svms
 from failure_directions.commands.planted_truth import plants_in_result, predict_drawn, unplanted_claims
 from failure_directions.data.scenes import Plant, SceneSetting, make_split
 from failure_directions.directions.analysis import slice_values
-from failure_directions.directions.results import FoundSlices, Result, SplitResult, read_directions, read_result
+from failure_directions.directions.results import (
+    CaptionRow,
+    FoundSlices,
+    Result,
+    SplitResult,
+    read_directions,
+    read_result,
+)
 from failure_directions.runtime.devices import resolve_device
 from scipy import stats
 
@@ -119,6 +127,21 @@ def test_no_image_is_drawn_where_nothing_is_claimed_without_a_plant(monkeypatch)
     monkeypatch.setattr(planted_truth, "make_split", None)
     result = made_up_result([made_up_slice("circle", 1)], SimpleNamespace())
     assert unplanted_claims("OUT.pt", result, SETTING) == []
+
+
+def test_the_demo_shows_captions_of_the_slices_that_hold_a_plant(circles, monkeypatch):
+    rows = [
+        CaptionRow(class_name=name, slice=of, side=side, rank=rank, caption=f"{name} {of} {rank}", score=0.0, z=-1.0)
+        for name, of in (("circle", ""), ("circle", "circle-2"), ("circle", "circle-3"), ("cross", ""))
+        for side in ("hard", "easy")
+        for rank in (1, 2, 3, 4)
+    ]
+    monkeypatch.setattr(demo, "read_table", lambda path, kind: rows)
+    monkeypatch.setattr(demo, "plants_in_result", lambda result, setting: circles)
+    _, table = demo.hardest_captions(Path("demo"), None, SETTING)
+    assert [row[3] for row in table] == [f"circle {of} {rank}" for of in ("", "circle-2") for rank in (1, 2, 3)]
+    assert {row[1] for row in table[:3]} == {"correlation, colour red and correlation, background brick"}
+    assert {row[1] for row in table[3:]} == {"correlation, background brick"}
 
 
 # ---- on betons ------------------------------------------------------------------------------------------------------

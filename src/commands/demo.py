@@ -107,7 +107,7 @@ def planted_and_sliced(results, setting):
 
 
 def hardest_captions(out, result, setting):
-    """The hardest captions of each planted class, of its single direction and of its confirmed slices."""
+    """The hardest captions of each planted class: of its single direction, and of the slices that hold its plants."""
     from ..directions.results import CaptionRow, read_table
     from .planted_truth import plants_in_result
 
@@ -116,10 +116,11 @@ def hardest_captions(out, result, setting):
     for shape in dict.fromkeys(plant.shape for plant in setting.plants):
         of_class = [found for found in plants if found.plant.shape == shape]
         held = {"": of_class}
-        for one in result.found.of_class(result.class_names.index(shape)):
-            held[one.id] = [found for found in of_class if found.slice is one]
+        for found in of_class:
+            if found.slice is not None:
+                held.setdefault(found.slice.id, []).append(found)
         for row in rows:
-            if (row.class_name, row.side) == (shape, "hard") and row.rank <= HARDEST:
+            if (row.class_name, row.side) == (shape, "hard") and row.rank <= HARDEST and row.slice in held:
                 what = " and ".join(in_words(found.plant)[1] for found in held[row.slice])
                 table.append([shape, what, row.slice or "single direction", row.caption, row.z])
     return ["class", "planted", "direction", "caption", "z"], table
