@@ -917,6 +917,7 @@ def test_the_commands_lead_from_images_to_a_table(tmp_path, capsys, monkeypatch)
         assert message in capsys.readouterr().err
 
 
+@pytest.mark.check
 def test_the_notebook_runs():
     from test_notebooks import execute
 
