@@ -9,6 +9,9 @@ import re
 import signal
 import sys
 
+from .signals import Terminated, raised_as_exceptions
+from .terminal import harmless_output
+
 # What reading from a disk or network mount gives that has gone away.
 LOST_STORAGE = (errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ENODEV, errno.ENXIO, errno.ETIMEDOUT, errno.EHOSTDOWN)
 
@@ -27,6 +30,10 @@ def entry_point(main):
     """Decorate a script's `main`: a `UserError`, or a disk that is full or lost, becomes one line and exit code 2."""
 
     @functools.wraps(main)
+    def harmless(*args, **kwargs):
+        with harmless_output(), raised_as_exceptions():
+            return wrapped(*args, **kwargs)
+
     def wrapped(*args, **kwargs):
         # By ctypes: a handler of Python's would wait for the instruction that faults to end, which it never does.
         ctypes.CDLL(None).signal(signal.SIGBUS, _lost_mapping)
@@ -37,9 +44,10 @@ def entry_point(main):
             return returned
         except UserError as error:
             message = str(error)
-        except KeyboardInterrupt:
-            print("interrupted", file=sys.stderr)
-            sys.exit(130)
+        except KeyboardInterrupt as error:
+            by_term = isinstance(error, Terminated)
+            print("terminated" if by_term else "interrupted", file=sys.stderr)
+            sys.exit(128 + (signal.SIGTERM if by_term else signal.SIGINT))
         except OSError as error:
             if error.errno is None:
                 raise
@@ -64,7 +72,7 @@ def entry_point(main):
         print(_line(message), file=sys.stderr)
         sys.exit(2)
 
-    return wrapped
+    return harmless
 
 
 def _print_in_any_encoding():
