@@ -1,5 +1,9 @@
+import csv
 import os
 import pickle
+import signal
+import subprocess
+import sys
 import zipfile
 
 import numpy as np
@@ -7,7 +11,15 @@ import pytest
 import safetensors.torch
 import torch
 from failure_directions.runtime.errors import UserError, entry_point
-from failure_directions.runtime.files import atomic_path, check_writable, create_npy, write_csv, written_together
+from failure_directions.runtime.files import (
+    atomic_path,
+    check_writable,
+    create_npy,
+    no_formula,
+    without_apostrophe,
+    write_csv,
+    written_together,
+)
 from failure_directions.runtime.pt_files import check_weights_folder, load_pt, load_tensors, save_pt
 
 
@@ -217,3 +229,53 @@ def test_weights_of_both_formats_pass_and_safetensors_are_preferred(tmp_path):
     two_directories(tmp_path / "pytorch_model.bin")
     (tmp_path / "model.safetensors").write_bytes(b"")
     assert check_weights_folder(tmp_path, "weights") is True
+
+
+def test_text_that_a_spreadsheet_would_run_is_escaped_where_people_open_the_file(tmp_path):
+    rows = [["=1+1", "-0.5", -0.5, "-x", "@a", "+b", "\tc", "cat"]]
+    write_csv(tmp_path / "x.csv", list("abcdefgh"), rows, for_people=True)
+    with open(tmp_path / "x.csv", newline="") as stream:
+        assert list(csv.reader(stream))[1] == ["'=1+1", "-0.5", "-0.5", "'-x", "'@a", "'+b", "'\tc", "cat"]
+    for cell in ("=1", "'=1", "''-x", "'cat", "-0.5", "cat", "-"):
+        assert without_apostrophe(no_formula(cell)) == cell
+    write_csv(tmp_path / "x.csv", ["a"], [["=1+1"]])
+    assert (tmp_path / "x.csv").read_text().splitlines() == ["a", "=1+1"]
+
+
+def test_no_name_commands_the_terminal(capsys):
+    @entry_point
+    def command():
+        print("a\x1b[2Jb\x07\x9b31m\u202e\tc")
+        print("d\x1b]0;title\x07", file=sys.stderr)
+        sys.stderr.write("bar\r\x1b[A")
+
+    command()
+    out, err = capsys.readouterr()
+    assert out == "a\ufffd[2Jb\ufffd\ufffd31m\ufffd\tc\n"
+    assert err == "d\ufffd]0;title\ufffd\nbar\r\x1b[A"
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+)
+@pytest.mark.parametrize("place", ["import", "work"])
+def test_a_signal_ends_a_command_in_one_line_from_its_first_import_on(tmp_path, number, code, word, place):
+    wait = "print('ready', flush=True); import time; time.sleep(60)"
+    lines = {
+        "import": f"from failure_directions.runtime.signals import quiet_start\nwith quiet_start(): {wait}",
+        "work": f"""
+from failure_directions.runtime.errors import entry_point
+from failure_directions.runtime.files import atomic_path
+@entry_point
+def main():
+    with atomic_path('x.csv'):
+        {wait}
+main()""",
+    }
+    call = [sys.executable, "-c", lines[place]]
+    process = subprocess.Popen(call, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (code, f"{word}\n")
+    assert os.listdir(tmp_path) == []

@@ -3,6 +3,8 @@
 import importlib
 import sys
 
+from ..runtime.signals import quiet_start
+
 # In the order of the loop. A subcommand is a module of this folder with a `main(argv)`.
 SUBCOMMANDS = {
     "find": "your own model and images, or predictions: failures found, confirmed, in a report",
@@ -44,7 +46,9 @@ def main(argv=None):
         sys.exit(2)
     # What argparse shows as the command's name.
     sys.argv = [f"failure-directions {name}", *rest]
-    importlib.import_module(f".{name.replace('-', '_')}", __package__).main(rest)
+    with quiet_start():
+        command = importlib.import_module(f".{name.replace('-', '_')}", __package__)
+    command.main(rest)
 
 
 if __name__ == "__main__":

@@ -135,7 +135,7 @@ def biases(args, reader):
         ]
         for bias in found
     ]
-    write_csv(out / "biases.csv", header, rows)
+    write_csv(out / "biases.csv", header, rows, for_people=True)
     none = f"No feature has {args.factor:g} times the median weight of its class."
     tables = [format_table(header, rows) if rows else none]
     if is_text:
@@ -151,7 +151,7 @@ def biases(args, reader):
             ]
             for bias in find_biases(reader.words.effects(reader.layer.weight), args.factor)
         ]
-        write_csv(out / "bias_words.csv", header, rows)
+        write_csv(out / "bias_words.csv", header, rows, for_people=True)
         shown = [row for name in names for row in [row for row in rows if row[0] == name][:10]]
         title = "\nWords with an outsized effect on a class's score, by way of all its features (at most 10 a class)\n"
         tables += [title, format_table(header, shown)]
@@ -205,7 +205,9 @@ def change_examples(args, reader):
         ]
         for i in np.argsort(found.after[:, c] - found.before[:, c], kind="stable")
     ]
-    write_csv(out / "counterfactual.csv", [*header, *(["text", "changed"] if found.texts else [])], rows)
+    write_csv(
+        out / "counterfactual.csv", [*header, *(["text", "changed"] if found.texts else [])], rows, for_people=True
+    )
     save_figure(before_after_figure(found.before, found.after, (c, args.class_name)), out / "counterfactual.png")
     shown = [[*row[:4], *(_short(changed) for changed in row[5:])] for row in rows[:10]]
     print(f"feature {feature}, weight {weight[feature]:+.3f} in {args.class_name}")
@@ -253,7 +255,7 @@ def misclassified(args, reader):
         ]
         rows.append(row + (reader.driving(group.feature, group.confusion[1]) if is_text else []))
     header += [f"words for {what}" for what in ("what it is taken for", "what it is")] * is_text
-    write_csv(out / "misclassified.csv", header, rows)
+    write_csv(out / "misclassified.csv", header, rows, for_people=True)
     write_csv(
         out / "misclassified_examples.csv",
         ["example", "feature", "contribution", "class", "predicted", *["text"] * is_text],
@@ -269,6 +271,7 @@ def misclassified(args, reader):
             for group in groups
             for k, added in zip(group.members, group.contributions, strict=True)
         ],
+        for_people=True,
     )
     shown = groups[: args.groups]
     if is_text:

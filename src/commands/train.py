@@ -172,7 +172,7 @@ def save_results(folder, predictions, config, seed):
     metrics = {name: found.metrics(config.num_classes) for name, found in predictions.items()}
     save_pt(metrics, folder / "metrics.pt")
     header, rows = metrics_table(metrics, config)
-    write_csv(folder / "metrics.csv", header, rows)
+    write_csv(folder / "metrics.csv", header, rows, for_people=True)
     # Last: where the predictions are, the run is whole.
     save_predictions(folder / "predictions.pt", predictions, seed, config.names)
     print(format_table(header, rows))

@@ -27,7 +27,7 @@ def leave_out_broken(sources, folder, name, workers=-1, image_options=None):
     for split, source in sources.items():
         usable[split], broken = without_broken(source, workers, (image_options or ImageOptions()).misfit)
         if broken:
-            write_csv(Path(folder) / f"{name}_{split}_left_out.csv", ["path", "reason"], broken)
+            write_csv(Path(folder) / f"{name}_{split}_left_out.csv", ["path", "reason"], broken, for_people=True)
             print(f"left out {len(broken)} images of {split}: {some(path for path, _ in broken)}")
         if len(usable[split]) == 0:
             raise UserError(f"no image of {split} can be used: {broken[0][1]}")

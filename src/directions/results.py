@@ -17,7 +17,7 @@ from ..config_parsing import DatasetConfig, SVMConfig, stored_config
 from ..data import SPLITS
 from ..runtime.english import some
 from ..runtime.errors import UserError
-from ..runtime.files import write_csv, written_together
+from ..runtime.files import without_apostrophe, write_csv, written_together
 from ..runtime.pt_files import FLOATS, INTEGERS, is_plain, is_plain_tensor, load_pt, save_pt
 from .confirmation import CONFIRMED, VERDICTS, Slice
 
@@ -383,7 +383,7 @@ def write_split_csv(path, split, class_names):
     # In parts: a million rows of Python's numbers and texts take 600 MB.
     parts = (_csv_columns(split, class_names, slice(i, i + CSV_ROWS)) for i in range(0, len(split), CSV_ROWS))
     header = _csv_columns(split, class_names, slice(0))
-    write_csv(path, header, (row for columns in parts for row in zip(*columns.values(), strict=True)))
+    write_csv(path, header, (row for columns in parts for row in zip(*columns.values(), strict=True)), for_people=True)
 
 
 def _csv_columns(split, class_names, rows):
@@ -415,7 +415,7 @@ def _csv_columns(split, class_names, rows):
 def write_table(path, kind, rows):
     """Write rows of a kind, one of `TABLES`, as CSV."""
     header, *lines = table_rows(kind, rows)
-    write_csv(path, header, lines)
+    write_csv(path, header, lines, for_people=True)
 
 
 def table_rows(kind, rows):
@@ -472,7 +472,10 @@ def read_table(path, kind):
             rows = list(reader)
             if any(None in row.values() for row in rows):
                 raise ValueError("a line is too short")
-            return [kind(**{field.name: field.type(row[name]) for name, field in there.items()}) for row in rows]
+            return [
+                kind(**{field.name: field.type(without_apostrophe(row[name])) for name, field in there.items()})
+                for row in rows
+            ]
     except (UnicodeDecodeError, csv.Error, ValueError, TypeError) as error:
         problem = str(error)[:200]
         raise UserError(

@@ -10,6 +10,8 @@ import signal
 import sys
 
 from .extras import what_is_missing
+from .signals import Terminated, raised_as_exceptions
+from .terminal import harmless_output
 
 # What reading from a disk or network mount gives that has gone away.
 LOST_STORAGE = (errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ENODEV, errno.ENXIO, errno.ETIMEDOUT, errno.EHOSTDOWN)
@@ -32,6 +34,10 @@ def entry_point(main):
     """
 
     @functools.wraps(main)
+    def harmless(*args, **kwargs):
+        with harmless_output(), raised_as_exceptions():
+            return wrapped(*args, **kwargs)
+
     def wrapped(*args, **kwargs):
         # By ctypes: a handler of Python's would wait for the instruction that faults to end, which it never does.
         ctypes.CDLL(None).signal(signal.SIGBUS, _lost_mapping)
@@ -42,9 +48,10 @@ def entry_point(main):
             return returned
         except UserError as error:
             message = str(error)
-        except KeyboardInterrupt:
-            print("interrupted", file=sys.stderr)
-            sys.exit(130)
+        except KeyboardInterrupt as error:
+            by_term = isinstance(error, Terminated)
+            print("terminated" if by_term else "interrupted", file=sys.stderr)
+            sys.exit(128 + (signal.SIGTERM if by_term else signal.SIGINT))
         except ModuleNotFoundError as error:
             message = what_is_missing(error)
             if message is None:
@@ -73,7 +80,7 @@ def entry_point(main):
         print(_line(message), file=sys.stderr)
         sys.exit(2)
 
-    return wrapped
+    return harmless
 
 
 def _print_in_any_encoding():

@@ -198,12 +198,42 @@ def open_npy(path, what, hint="make it again"):
         ) from error
 
 
-def write_csv(path, header, rows):
-    """Write `rows` (an iterable of sequences) under `header` as CSV, atomically."""
+def write_csv(path, header, rows, for_people=False):
+    """Write `rows` (an iterable of sequences) under `header` as CSV, atomically.
+
+    Args:
+        for_people: the file is read by no command of ours, but opened in a spreadsheet: text that one would take for a
+            formula has an apostrophe before it.
+    """
     with (
         atomic_path(path) as temporary,
         open(temporary, "w", newline="", encoding="utf-8", errors="backslashreplace") as stream,
     ):
         writer = csv.writer(stream)
+        if for_people:
+            header, rows = [no_formula(cell) for cell in header], ([no_formula(cell) for cell in row] for row in rows)
         writer.writerow(header)
         writer.writerows(rows)
+
+
+def no_formula(cell):
+    """A cell that no spreadsheet runs: text that begins with = + - @, a tab or a line's end follows an apostrophe.
+
+    Numbers stay as they are, whether or not they are written as text.
+    """
+    return f"'{cell}" if isinstance(cell, str) and _is_formula(cell.lstrip("'")) else cell
+
+
+def without_apostrophe(cell):
+    """What a cell was before `no_formula`."""
+    return cell[1:] if cell.startswith("'") and _is_formula(cell.lstrip("'")) else cell
+
+
+def _is_formula(text):
+    if not text.startswith(("=", "+", "-", "@", "\t", "\r", "\n")):
+        return False
+    try:
+        float(text)
+    except ValueError:
+        return True
+    return False

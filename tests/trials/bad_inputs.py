@@ -426,7 +426,6 @@ CAPTIONS = {
     ),
 }
 MANIFEST = {
-    "UTF-16": of_text(lambda good: good.decode().encode("utf-16")),
     "a column twice": of_text(lambda good: good.replace(b"path,label", b"path,label,label", 1)),
     "no column of labels": of_text(lambda good: good.replace(b"label", b"lable", 1)),
     "the header alone": of_text(lambda good: good.splitlines()[0] + b"\n"),
