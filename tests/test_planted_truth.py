@@ -136,7 +136,7 @@ def test_the_demo_shows_captions_of_the_slices_that_hold_a_plant(circles, monkey
         for side in ("hard", "easy")
         for rank in (1, 2, 3, 4)
     ]
-    monkeypatch.setattr(demo, "read_table", lambda path, kind: rows)
+    monkeypatch.setattr("failure_directions.directions.results.read_table", lambda path, kind: rows)
     monkeypatch.setattr(demo, "plants_in_result", lambda result, setting: circles)
     _, table = demo.hardest_captions(Path("demo"), None, SETTING)
     assert [row[3] for row in table] == [f"circle {of} {rank}" for of in ("", "circle-2") for rank in (1, 2, 3)]
