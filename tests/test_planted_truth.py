@@ -137,7 +137,7 @@ def test_the_demo_shows_captions_of_the_slices_that_hold_a_plant(circles, monkey
         for rank in (1, 2, 3, 4)
     ]
     monkeypatch.setattr("failure_directions.directions.results.read_table", lambda path, kind: rows)
-    monkeypatch.setattr(demo, "plants_in_result", lambda result, setting: circles)
+    monkeypatch.setattr(planted_truth, "plants_in_result", lambda result, setting: circles)
     _, table = demo.hardest_captions(Path("demo"), None, SETTING)
     assert [row[3] for row in table] == [f"circle {of} {rank}" for of in ("", "circle-2") for rank in (1, 2, 3)]
     assert {row[1] for row in table[:3]} == {"correlation, colour red and correlation, background brick"}
