@@ -268,7 +268,7 @@ def test_two_processes_find_the_directions_that_one_does(words, together, tmp_pa
             content.pop("environment", None)
         assert_same(one, two)
     names = sorted(path.name for path in (tmp_path / "cache").iterdir())
-    assert len(names) == 8
+    assert len([name for name in names if not name.endswith(".json")]) == 8
     assert sorted(path.name for path in (together / "cache").iterdir()) == names
     for name in names:
         assert (tmp_path / "cache" / name).read_bytes() == (together / "cache" / name).read_bytes()
@@ -280,5 +280,9 @@ def test_torchrun_of_the_entry_script_fails_as_it_does(scenes_folder, tmp_path):
     assert done.returncode != 0
     assert done.stderr.count("error: ") == 1
     assert done.stderr.count("did you mean training.epochs?") == 1
-    assert re.findall(r"exitcode +: (-?\d+)", done.stderr) == ["2", "2"]
+    # The first to tell it ends with 2; torchrun ends the other, which may still be starting, by SIGTERM.
+    codes = re.findall(r"exitcode +: (-?\d+)", done.stderr)
+    assert len(codes) == 2
+    assert "2" in codes
+    assert set(codes) <= {"2", "-15", "143"}
     assert os.listdir(tmp_path) == []
