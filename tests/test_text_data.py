@@ -107,3 +107,17 @@ def test_a_label_of_sst_that_is_no_number_is_refused(tmp_path):
         (tmp_path / f"{split}.tsv").write_text("sentence\tlabel\nfine\tgood\n")
     with pytest.raises(UserError, match="label is 'good' in some line, but must be 0 or 1"):
         sst_sources(tmp_path)
+
+
+def test_labels_and_headers_of_texts_are_what_people_see(tmp_path):
+    (tmp_path / "train.csv").write_text('text, label\n"good, film",caf\u00e9\nbad,no \n', encoding="utf-8")
+    (tmp_path / "test.csv").write_text("text ,label\nfine, cafe\u0301\n", encoding="utf-8")
+    sources = csv_sources(tmp_path)
+    assert sources["train"].class_names == ["caf\u00e9", "no"]
+    assert (sources["train"].texts, sources["test"].labels.tolist()) == (["good, film", "bad"], [0])
+
+
+def test_lines_of_texts_are_counted_as_an_editor_does(tmp_path):
+    (tmp_path / "train.csv").write_text('text,label\n\n"two\nlines",a\nbad\n')
+    with pytest.raises(UserError, match=r"train.csv line 5 has 1 values"):
+        csv_sources(tmp_path)

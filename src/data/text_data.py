@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from ..runtime.errors import UserError
+from .names import clean_name
 
 JIGSAW_LABELS = ("toxic", "severe_toxic", "obscene", "threat", "insult", "identity_hate")
 
@@ -60,7 +61,7 @@ def jigsaw_sources(folder, label):
     scores = read_table(folder / "test_labels.csv", ("id", label))
     if comments["id"] != scores["id"]:
         raise UserError(f"{folder / 'test.csv'} and test_labels.csv do not list the same ids; take both from Kaggle")
-    scored = [i for i, value in enumerate(scores[label]) if value != "-1"]
+    scored = [i for i, value in enumerate(scores[label]) if value.strip() != "-1"]
     if not scored:
         raise UserError(f"{folder / 'test_labels.csv'} has only -1 for {label}; take Kaggle's latest file")
     labels = _zeros_and_ones(folder / "test_labels.csv", label, [scores[label][i] for i in scored])
@@ -75,6 +76,8 @@ def csv_sources(folder):
     folder = Path(folder)
     splits = [split for split in ("train", "val", "test") if split != "val" or (folder / "val.csv").exists()]
     tables = {split: read_table(folder / f"{split}.csv", ("text", "label")) for split in splits}
+    for table in tables.values():
+        table["label"] = list(map(clean_name, table["label"]))
     in_train = set(tables["train"]["label"])
     odd = sorted(label for label in in_train if re.fullmatch(r"\s*|[-+][0-9.]+|[0-9]*\.[0-9]*", label))
     if odd:
@@ -116,19 +119,21 @@ def read_table(path, columns, delimiter=","):
     table = {column: [] for column in columns}
     try:
         with open(path, newline="", encoding="utf-8-sig") as stream:
-            reader = csv.reader(stream, delimiter=delimiter, quoting=quoting)
-            header = next(reader, [])
+            reader = csv.reader(stream, delimiter=delimiter, quoting=quoting, skipinitialspace=delimiter == ",")
+            header = list(map(clean_name, next(reader, [])))
             missing = [column for column in columns if column not in header]
             if missing:
                 raise UserError(
                     f"{path} has the columns {', '.join(header) or '(none)'}, but no {missing[0]}; mend its first line"
                 )
             places = [header.index(column) for column in columns]
+            read = reader.line_num
             for row in reader:
+                line, read = read + 1, reader.line_num  # a quoted text may go over several
                 if not row:  # a blank line
                     continue
                 if len(row) != len(header):
-                    raise UserError(f"{path} line {reader.line_num} has {len(row)} values, not {len(header)}; mend it")
+                    raise UserError(f"{path} line {line} has {len(row)} values, not {len(header)}; mend it")
                 for column, place in zip(columns, places, strict=True):
                     table[column].append(row[place])
     except (UnicodeDecodeError, csv.Error) as error:
@@ -139,6 +144,7 @@ def read_table(path, columns, delimiter=","):
 
 
 def _zeros_and_ones(path, column, values):
+    values = list(map(clean_name, values))
     strange = set(values) - {"0", "1"}
     if strange:
         raise UserError(f"{path}: {column} is {sorted(strange)[0]!r} in some line, but must be 0 or 1; mend the file")

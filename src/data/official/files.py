@@ -31,12 +31,15 @@ def read_table(path, columns):
         with open(path, newline="", encoding="utf-8-sig") as stream:
             reader = csv.DictReader(stream)
             missing = [column for column in columns if column not in (reader.fieldnames or [])]
-            rows = list(reader)
+            rows, lines = [], []
+            for row in reader:
+                rows.append(row)
+                lines.append(reader.line_num)
     except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path} is not a CSV in UTF-8 ({error}); get it again") from None
     if missing:
         raise UserError(f"{path} has no column {missing[0]!r}; get the official file again")
-    for line, row in enumerate(rows, start=2):
+    for line, row in zip(lines, rows, strict=True):
         if any(row[column] is None for column in columns):
             raise UserError(f"{path} line {line} is cut off; get the file again")
     if not rows:
