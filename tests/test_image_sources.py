@@ -107,6 +107,7 @@ def test_a_folder_is_taken_in_by_one_rule(folder, capsys, tmp_path):
         (folder / "train" / "dog" / name).write_bytes(b"x")
     (folder / "val").rename(folder / "Validation")
     (folder / "labels").mkdir()
+    (folder / "train" / "dog" / "8.png").mkdir()
     sources = folder_sources(folder)
     assert sources["train"].class_names == ["cat", "dog"]
     assert sources["train"].labels.tolist() == [0] * 4 + [1] * 9
@@ -114,6 +115,7 @@ def test_a_folder_is_taken_in_by_one_rule(folder, capsys, tmp_path):
     make_betons.main(["folder", "--data", str(folder), "--out", str(tmp_path / "out"), "--workers", "1"])
     told = capsys.readouterr().out
     assert "3 other file(s): " in told
+    assert "1 folder(s) are called as images are" in told
     assert ".heic (1)" in told
     assert "they are no split (confirm, find, test, train, unlabeled, val, valid, validation): labels" in told
     assert "folder_train.beton: 13 images (cat 4, dog 9)" in told

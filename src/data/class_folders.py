@@ -137,7 +137,7 @@ class _Walk:
     """Lists image files, and remembers what else was there."""
 
     def __init__(self):
-        self.other, self.example, self.by_content = Counter(), {}, 0
+        self.other, self.example, self.by_content, self.called_images = Counter(), {}, 0, []
 
     def files(self, folder, deep):
         """Paths (str) of the images in a folder, sorted; with `deep` those of its folders, too."""
@@ -153,6 +153,8 @@ class _Walk:
                     continue
                 if entry.is_dir():
                     folders.append((entry.path, (*above, real)))
+                    if os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES:
+                        self.called_images.append(entry.path)
                 elif self._is_image(entry):
                     images.append(entry.path)
             if deep:
@@ -179,6 +181,10 @@ class _Walk:
         notes = []
         if self.other:
             notes.append(f"left out of {folder}, not images that are read here: {self.describe_other()}")
+        if self.called_images:
+            notes.append(
+                f"{len(self.called_images)} folder(s) are called as images are, such as {self.called_images[0]}"
+            )
         if self.by_content:
             notes.append(f"{self.by_content} file(s) of {folder} are images by their content and were read as such")
         return notes

@@ -106,7 +106,7 @@ def commands(data):
             ["folder", "--data", data / "split_images", "--workers", 1],
             lambda out: ["--out", out],
             {"image": data / "split_images" / "train" / "circle" / "00000001.png"},
-            ("missing",),
+            ("missing", "a folder"),  # which are read as they are: fewer images, a folder more
         ),
         "ffcv_main": Command(
             train.main,
