@@ -280,9 +280,5 @@ def test_torchrun_of_the_entry_script_fails_as_it_does(scenes_folder, tmp_path):
     assert done.returncode != 0
     assert done.stderr.count("error: ") == 1
     assert done.stderr.count("did you mean training.epochs?") == 1
-    # The first to tell it ends with 2; torchrun ends the other, which may still be starting, by SIGTERM.
-    codes = re.findall(r"exitcode +: (-?\d+)", done.stderr)
-    assert len(codes) == 2
-    assert "2" in codes
-    assert set(codes) <= {"2", "-15", "143"}
+    assert re.findall(r"exitcode +: (-?\d+)", done.stderr) == ["2", "2"]
     assert os.listdir(tmp_path) == []

@@ -51,4 +51,6 @@ def _handled(handlers):
         yield
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            # A process that is about to leave has set its signals to be ignored, and leaves with a code of its own.
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, handler)
