@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 from failure_directions.directions.class_fit import Preprocess
 from failure_directions.directions.confirmation import find_and_confirm
+from failure_directions.svm_utils import SVMFitter
 from joblib import Parallel, delayed
 from scipy.stats import binomtest
 
@@ -43,6 +44,18 @@ def noise_run(images, classes, d, error_rate, seed):
     preds = np.where(rng.random(2 * images) < error_rate, (labels + 1) % classes, labels)
     half = np.arange(2 * images) < images
     return bool(find_and_confirm(x, labels, preds, half, ~half, seed=seed, stability=False).confirmed)
+
+
+def cv_scores_above_chance(classes, images, d, error_rate, seed):
+    """Of how many classes the single direction's CV score is above .5, where embeddings and errors are independent."""
+    rng = np.random.default_rng(seed)
+    labels = np.repeat(np.arange(classes), images)
+    preds = np.where(rng.random(len(labels)) < error_rate, (labels + 1) % classes, labels)
+    latents = rng.standard_normal((len(labels), d))
+    fitter = SVMFitter()
+    fitter.set_preprocess(latents)
+    scores = fitter.fit(preds=preds, ys=labels, latents=latents)
+    return int((scores > 0.5).sum()), int(np.isfinite(scores).sum())
 
 
 def fair_slices(planted, labels, right):
@@ -137,6 +150,8 @@ def main():
             shape = images, args.classes, args.dimensions, args.error_rate
             claimed = workers(delayed(noise_run)(*shape, seed) for seed in range(args.runs))
             print(f"  noise, {images} images: {exact(sum(claimed), args.runs)}", flush=True)
+        above = cv_scores_above_chance(100, 400, 512, args.error_rate, seed=0)
+        print(f"  the single direction, 100 classes x 400 x 512: CV score above .5 in {exact(*above)}", flush=True)
     total = {}
     for path in args.settings:
         for lean in (True, False):

@@ -23,11 +23,14 @@ from .data.names import SPLIT_NAMES, clean_name
 from .directions.analysis import analyse, slice_values, slices_in_words, with_slices
 from .directions.confirmation import CONFIRMED, split_in_halves
 from .directions.results import (
+    TABLES,
     Analysis,
     OutputFiles,
     SliceRow,
     read_directions,
     read_result,
+    read_table,
+    slice_rows,
     table_rows,
     write_analysis,
 )
@@ -148,7 +151,9 @@ def load(path):
     result = read_result(path)
     if result.found is None:
         raise UserError(f"{path} holds a single direction a class and no slices; make it with this version")
-    return Failures(Analysis(result, read_directions(path)), path=Path(path))
+    # The tables beside it, too: saved again, nothing of it is lost.
+    tables = {kind: rows for kind in TABLES if (rows := read_table(path, kind))}
+    return Failures(Analysis(result, read_directions(path), tables), path=Path(path))
 
 
 @dataclass(frozen=True, eq=False)
@@ -223,7 +228,7 @@ class Failures:
             import pandas
         except ModuleNotFoundError:
             raise UserError("a DataFrame needs pandas: pip install pandas") from None
-        header, *rows = table_rows(SliceRow, self.analysis.tables.get(SliceRow) or _rows_of(self.analysis.result))
+        header, *rows = table_rows(SliceRow, slice_rows(self.analysis.result))
         return pandas.DataFrame(rows, columns=header)
 
     def save(self, path):
@@ -247,12 +252,6 @@ class Failures:
 
     def __str__(self):
         return slices_in_words(self.analysis.result).strip()
-
-
-def _rows_of(result):
-    from .directions.results import slice_rows
-
-    return slice_rows(result)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

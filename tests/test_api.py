@@ -92,6 +92,9 @@ def test_what_is_saved_is_loaded(found, tmp_path):
     assert {file.name for file in tmp_path.iterdir()} == {
         *("mine.pt", "mine_model.pt", "mine_slices.csv", "mine_val.csv", "mine_test.csv")
     }
+    before = {file.name: file.read_bytes() for file in tmp_path.glob("*.csv")}
+    again.save(path)
+    assert {file.name: file.read_bytes() for file in tmp_path.glob("*.csv")} == before
     content = load_pt(path, "SVM result")
     content["found"]["slices"][0]["members"][0] = 10**6
     save_pt(content, path)

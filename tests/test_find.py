@@ -2,6 +2,7 @@
 
 import sys
 import types
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -241,8 +242,10 @@ def test_the_command_hands_its_arrays_on_and_writes_what_was_asked_for(folder, t
     """With a stand-in for the search itself, that records what it is given."""
     given = {}
 
+    @dataclass(frozen=True)
     class Found:
-        notes = ()
+        notes: tuple = ()
+        path: object = None
 
         def __str__(self):
             return "confirmed: 1 of 1"
@@ -252,6 +255,7 @@ def test_the_command_hands_its_arrays_on_and_writes_what_was_asked_for(folder, t
 
         def save(self, path):
             given["save"] = path
+            return path
 
     def find_failures(labels, preds, embeddings, **rest):
         given.update(rest, labels=labels, preds=preds, embeddings=embeddings)

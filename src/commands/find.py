@@ -104,7 +104,8 @@ def main(argv=None):
         found = find_failures(**vars(inputs), directions=args.directions, fdr=args.fdr, seed=args.seed)
     said = []
     if args.out:
-        said.append(f"{found.save(args.out)}: the result; failure_directions.load reads it")
+        found = replace(found, path=found.save(args.out))  # which the report's next steps name
+        said.append(f"{found.path}: the result; failure_directions.load reads it")
     if args.report:
         said.append(f"{found.report(args.report)}: the report, for a browser")
     _say(*found.notes, str(found), *said)
