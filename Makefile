@@ -2,13 +2,16 @@
 # made from until one of these files changes.
 STAMP := .venv/.installed
 PYTEST_ARGS ?=
+DATA ?=
+WEIGHTS ?= data/efficientnet_lite0.pt
 
-.PHONY: help setup demo test check clean
+.PHONY: help setup demo test check slices clean
 
 help:
 	@echo "make demo    run the whole loop on the embedded data set"
 	@echo "make test    lint, check the format, run the tests (PYTEST_ARGS='-k svm' to choose)"
 	@echo "make check   what takes longer than a test: notebooks, an empty environment, kills, bad inputs"
+	@echo "make slices  the short slice benchmark on drawn scenes (DATA=FOLDER with CIFAR-10: on its photographs)"
 	@echo "make setup   install what is missing: system packages, .venv, requirements.txt, this project (PYTHON=python3.12 to choose)"
 	@echo "make clean   remove the demo's output, builds and caches; .venv, runs/ and data/ stay"
 
@@ -29,13 +32,23 @@ test: $(STAMP)
 	.venv/bin/ruff format --check .
 	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -n 2 --dist loadfile -m "not check" $(PYTEST_ARGS)
 
-# What is marked as too long for a test, and the trials.
+# Types of the public functions, what is marked as too long for a test, and the trials.
 check: $(STAMP)
+	.venv/bin/mypy
 	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -n 2 --dist loadfile -m check $(PYTEST_ARGS)
 	rm -rf build/trials && mkdir -p build/trials
-	OMP_NUM_THREADS=1 .venv/bin/python -m tests.trials.kill_trials --kills 21 --out build/trials/kills
+	OMP_NUM_THREADS=1 .venv/bin/python -m tests.trials.kill_trials --kills 39 --out build/trials/kills
+	OMP_NUM_THREADS=1 .venv/bin/python -m tests.trials.races --rounds 5 --out build/trials/races
 	OMP_NUM_THREADS=1 .venv/bin/python -m tests.trials.bad_inputs --trials files --out build/trials/inputs
 
+# About ten minutes; the whole of it: docs/slices.md.
+SLICE_METHODS = ours one_svm domino:per_class kmeans_errors prototype confidence random_guesses
+SLICES = $(if $(DATA),--settings several --seeds 1,--settings scenes --seeds 1 2 3)
+slices: $(STAMP)
+	.venv/bin/python -m benchmarks.slices.make $(SLICES) --out data/slices $(if $(DATA),--data "$(DATA)" --weights "$(WEIGHTS)")
+	.venv/bin/python -m benchmarks.slices.run $(SLICES) --data data/slices --out data/slices/short.csv --methods $(SLICE_METHODS)
+	.venv/bin/python -m benchmarks.slices.report data/slices/short.csv --out data/slices/short
+
 clean:
-	rm -rf demo build dist *.egg-info .pytest_cache .ruff_cache
+	rm -rf demo build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
 	find . -path ./.venv -prune -o -path ./.git -prune -o \( -name __pycache__ -o -name .ipynb_checkpoints \) -type d -exec rm -rf {} +

@@ -5,5 +5,5 @@ from src.runtime.signals import quiet_start
 with quiet_start():
     from src.commands.sparse import main
 
-if __name__ == "__main__":
-    main()
+    if __name__ == "__main__":
+        main()

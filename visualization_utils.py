@@ -25,4 +25,7 @@ def __getattr__(name):
 
 
 if __name__ == "__main__":
-    __getattr__("main")()
+    from src.runtime.signals import quiet_start
+
+    with quiet_start():
+        __getattr__("main")()

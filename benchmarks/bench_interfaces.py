@@ -1,8 +1,8 @@
 """Dataset interfaces on the diffusion model of the scenes: what a learned token is worth, and how fast images come.
 
-    python benchmarks/bench_interfaces.py inversion                     # minutes on one core
-    python benchmarks/bench_interfaces.py inversion --concept cyan
-    python benchmarks/bench_interfaces.py speed         # also with --device cuda, and with another --model
+    python -m benchmarks.bench_interfaces inversion                     # minutes on one core
+    python -m benchmarks.bench_interfaces inversion --concept cyan
+    python -m benchmarks.bench_interfaces speed         # also with --device cuda, and with another --model
 
 `inversion` learns a token from 24 drawings of stars of one colour, once with the norm of its embedding pinned and once
 free, for each seed. Orange the model paints where it is named, but no word means an orange star; cyan it has never seen
@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from failure_directions.data.scene_drawing import BACKGROUNDS, PALETTE, SHAPES, draw
-from failure_directions.embeddings.clip import SCENES_CLIP
+from failure_directions.interfaces.defaults import SCENES_MODEL
 from failure_directions.interfaces.diffusion_models import load_model
 from failure_directions.interfaces.encoders import load_encoder
 from failure_directions.interfaces.inference_utils import clip_similarity
@@ -37,7 +37,6 @@ from torchvision.transforms.functional import to_pil_image, to_tensor
 from dataset_interfaces import create_token_dictionary, generate, run_textual_inversion
 from scripts.train_scenes_diffusion import GUIDANCE, POSE, noisy
 
-MODEL = Path(__file__).resolve().parent.parent / "src" / "interventions" / "scenes_diffusion"
 CLASS = "star"
 CONCEPTS = {"orange": (240, 125, 20), "cyan": (25, 190, 205)}
 TOKEN = "<coloured-star-0>"
@@ -47,7 +46,7 @@ SIZE = 32
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("inversion", "speed"))
-    parser.add_argument("--model", default=str(MODEL))
+    parser.add_argument("--model", default=SCENES_MODEL)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--sampling-steps", type=int, default=20)
@@ -156,7 +155,7 @@ def most_similar(images, texts):
     """
     images = noisy(torch.stack([to_tensor(image) for image in images]))
     images = [to_pil_image(image) for image in images]
-    clip = {"clip_model": f"local-dir:{SCENES_CLIP}", "device": "cpu"}
+    clip = {"clip_model": "scenes", "device": "cpu"}
     similarity = [clip_similarity(images, text, **clip) for text in texts.values()]
     return np.array([*texts])[np.argmax(similarity, axis=0)]
 

@@ -1,7 +1,7 @@
 """Training the last layer alone on kept features, against training the whole network further: seconds, side by side.
 
-    python benchmarks/bench_last_layer.py -c dataset_configs/cifar_thin.yaml --indices-file index_files/cifar.pt \\
-        --root data --model-path runs/cifar/version_0/checkpoints/checkpoint_last.pt --out results/last_layer
+    python benchmarks/bench_last_layer.py -c cifar_thin --indices-file cifar --root data \\
+        --model-path runs/cifar/version_0/checkpoints/checkpoint_last.pt --out results/last_layer
 
 Three calls of ffcv_main.py with the published settings (15 epochs, rate peaking at 0.1 in epoch 5): the last layer, its
 features computed first; again, the features read; and everything. Writes OUT/last_layer.csv.

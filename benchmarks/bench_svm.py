@@ -13,6 +13,7 @@ Exits with 1 if any class chose another C or a decision value differs by more th
 """
 
 import argparse
+import contextlib
 import json
 import os
 import subprocess
@@ -86,7 +87,11 @@ class PeakMemory:
         return self
 
     def _now(self):
-        return sum(process.memory_info().rss for process in self.family) / 2**20
+        total = 0
+        for process in self.family:
+            with contextlib.suppress(psutil.NoSuchProcess):  # a worker that has ended
+                total += process.memory_info().rss
+        return total / 2**20
 
     def _watch(self):
         while not self.done.wait(0.005):

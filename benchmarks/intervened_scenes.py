@@ -54,6 +54,7 @@ def main():
         out,
         "--seeds",
         *seeds,
+        "--unconfirmed",
     ]
     for intervention in INTERVENTIONS[args.kind]:
         run("loop", *common, "--intervention", *intervention)

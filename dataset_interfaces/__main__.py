@@ -7,6 +7,6 @@ from failure_directions.runtime.signals import quiet_start
 with quiet_start():
     from failure_directions.commands.interfaces import main
 
-if __name__ == "__main__":
-    sys.argv[0] = "python -m dataset_interfaces"  # what --help calls it
-    main()
+    if __name__ == "__main__":
+        sys.argv[0] = "python -m dataset_interfaces"  # what --help calls it
+        main()

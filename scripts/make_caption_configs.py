@@ -1,4 +1,5 @@
-"""Write the caption vocabularies that come from WordNet: src/captions/configs/cifar.yaml and imagenet.yaml.
+"""Write the vocabularies that come from WordNet: src/captions/configs/cifar.yaml, imagenet.yaml, and the kinds of
+things that ImageNet's classes are, src/captions/configs/kinds/imagenet.yaml.
 
     apt-get install wordnet-base
     python scripts/make_caption_configs.py
@@ -301,6 +302,44 @@ def imagenet_text(wordnet, wnids, names):
     return "\n".join(lines) + "\n"
 
 
+def kinds_of(wordnet, wnids):
+    """What several classes are, by WordNet: dict name -> positions in `wnids`, most classes first.
+
+    Of names for the same classes the nearest to them stays, and a kind of more than half of the classes says nothing.
+    """
+    members = {}
+    for position, wnid in enumerate(wnids):
+        for ancestor in wordnet.hypernyms(wnid.removeprefix("n"))[1:]:
+            members.setdefault(ancestor, []).append(position)
+    named = {}
+    for ancestor, of in members.items():  # of those of the same classes, the nearest was met first
+        name = wordnet.common_name(ancestor)
+        if name and 2 <= len(of) <= len(wnids) // 2 and name not in named and of not in named.values():
+            named[name] = of
+    return dict(sorted(named.items(), key=lambda item: (-len(item[1]), item[0])))
+
+
+def kinds_text(wordnet, wnids):
+    """kinds/imagenet.yaml: a line a kind, with the positions of its classes as ranges."""
+    lines = [
+        "# What several of ImageNet's 1,000 classes are: the positions of these classes in the order of their numbers.",
+        *_notice(wordnet),
+    ]
+    lines += [f"{_text(name)}: {_ranges(positions)}" for name, positions in kinds_of(wordnet, wnids).items()]
+    return "\n".join(lines) + "\n"
+
+
+def _ranges(numbers):
+    """Rising numbers as "1-3, 5"."""
+    groups = []
+    for number in numbers:
+        if groups and groups[-1][-1] == number - 1:
+            groups[-1].append(number)
+        else:
+            groups.append([number])
+    return f'"{", ".join(f"{group[0]}-{group[-1]}" if len(group) > 1 else str(group[0]) for group in groups)}"'
+
+
 def _notice(wordnet):
     return ["# Made by scripts/make_caption_configs.py from WordNet, whose licence says:", "#"] + [
         f"# {line}".rstrip() for line in wordnet.licence
@@ -333,6 +372,7 @@ def main(argv=None):
     for name, text in (
         ("cifar.yaml", cifar_text(wordnet, simple)),
         ("imagenet.yaml", imagenet_text(wordnet, wnids, IMAGENET_NAMES)),
+        ("kinds/imagenet.yaml", kinds_text(wordnet, wnids)),
     ):
         with atomic_path(Path(args.out) / name) as temporary:
             temporary.write_text(text)

@@ -13,5 +13,5 @@ with quiet_start():
     # Whichever name the package has been given.
     from failure_directions.commands.index import main
 
-if __name__ == "__main__":
-    main()
+    if __name__ == "__main__":
+        main()

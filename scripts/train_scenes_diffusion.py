@@ -28,6 +28,7 @@ from diffusers.training_utils import EMAModel
 from diffusers.utils import logging as diffusers_logging
 from failure_directions.data.scene_drawing import BACKGROUNDS, draw
 from failure_directions.embeddings.clip import CLIPProcessor
+from failure_directions.interfaces.diffusion_models import SCENES_DIFFUSION as FOLDER
 from failure_directions.runtime.errors import entry_point
 from failure_directions.runtime.files import new_folder
 from torch.nn import functional as F
@@ -37,7 +38,6 @@ from transformers.utils import logging as transformers_logging
 
 from scripts.train_scenes_clip import ATTRIBUTES, SIZE, caption, check_folder, learn_merges, one_cycle, vocabulary
 
-FOLDER = Path(__file__).resolve().parents[1] / "src" / "interventions" / "scenes_diffusion"
 HELD_OUT = 40  # combinations
 NAMED = (0.95, 0.9, 0.9)  # how often a caption names the shape, the colour and the background
 DROPPED = 0.1  # how often there is no caption, for classifier-free guidance

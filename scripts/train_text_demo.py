@@ -1,7 +1,7 @@
 """Train a small text classifier on text that is on every machine with this project: from which package is a sentence?
 
     python scripts/train_text_demo.py --out demo/docstrings
-    python sparse_main.py --dataset csv --dataset-path demo/docstrings --model-path demo/docstrings/model \\
+    failure-directions sparse --dataset csv --dataset-path demo/docstrings --model-path demo/docstrings/model \\
         --out-path demo/docstrings/sparse
 
 The text is sentences of the docstrings of four packages; training, validation and test sentences come from different

@@ -13,6 +13,20 @@ import importlib.machinery
 import importlib.util
 import os
 import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # what `__getattr__` gives, as a type checker and an editor see it
+    from .api import Failures as Failures
+    from .api import find_failures as find_failures
+    from .api import load as load
+    from .captions.analyzer import ClipAnalyzer as ClipAnalyzer
+    from .captions.vocabulary import CaptionGenerator as CaptionGenerator
+    from .captions.vocabulary import get_caption_set as get_caption_set
+    from .directions.galleries import SVMProcessor as SVMProcessor
+    from .embeddings.clip import CLIPProcessor as CLIPProcessor
+    from .embeddings.passes import embed as embed
+    from .embeddings.passes import predict as predict
+    from .svm_utils import SVMFitter as SVMFitter
 
 _EXPORTS = {
     "CLIPProcessor": "embeddings.clip",

@@ -11,22 +11,29 @@ people open. Neither ffcv nor a configuration is needed.
 """
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from numbers import Integral, Real
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-from .config_parsing import SVMConfig
+from .config_parsing import MOST, SVMConfig
 from .data import guards
 from .data.guards import check_finite, check_rows
 from .data.names import SPLIT_NAMES, clean_name
+from .data.probabilities import check_probabilities
 from .directions.analysis import analyse, slice_values, slices_in_words, with_slices
-from .directions.confirmation import CONFIRMED, split_in_halves
+from .directions.confirmation import CONFIRMED, Slice, split_in_halves
 from .directions.results import (
     TABLES,
     Analysis,
+    FoundSlices,
     OutputFiles,
     SliceRow,
+    WordRow,
     read_directions,
     read_result,
     read_table,
@@ -34,27 +41,32 @@ from .directions.results import (
     table_rows,
     write_analysis,
 )
-from .runtime.english import some
+from .runtime.english import nearest, some
 from .runtime.environment import environment
 from .runtime.errors import UserError
+from .runtime.files import unchanged
 from .training.evaluation import Predictions
+
+if TYPE_CHECKING:
+    import pandas
 
 
 def find_failures(
-    labels,
-    preds,
-    embeddings,
-    split=None,
-    groups=None,
-    probs=None,
-    images=None,
-    class_names=None,
-    metadata=None,
-    directions="auto",
-    fdr=0.1,
-    seed=0,
-    jobs=-1,
-):
+    labels: ArrayLike,
+    preds: ArrayLike,
+    embeddings: ArrayLike,
+    split: Sequence[str] | np.ndarray | None = None,
+    groups: Sequence[Any] | np.ndarray | None = None,
+    probs: ArrayLike | None = None,
+    images: Sequence[Any] | np.ndarray | None = None,
+    class_names: Sequence[str] | None = None,
+    metadata: Any = None,
+    directions: Literal["auto"] | int = "auto",
+    fdr: float = 0.1,
+    seed: int = 0,
+    jobs: int = -1,
+    made_from: dict[str, str] | None = None,
+) -> "Failures":
     """Find the failures of a model on some of these images and confirm them on the others.
 
     Args:
@@ -71,6 +83,7 @@ def find_failures(
         fdr: which share of the confirmed failures may be false.
         seed: of halves and search.
         jobs: processes, -1 for one a core.
+        made_from: a dict of what (model, embedding, ...) -> a sentence on it, which the report repeats.
 
     Returns:
         `Failures`.
@@ -83,13 +96,19 @@ def find_failures(
     >>> [one.verdict for one in find_failures(np.zeros(400, int), wrong.astype(int), x).confirmed][:1]
     ['confirmed']
     """
-    if not 0 < fdr < 1:
-        raise UserError(f"fdr is {fdr}: give a share between 0 and 1, both excluded, such as 0.1")
-    if directions != "auto" and not (isinstance(directions, int) and directions > 0):
-        raise UserError(f"directions is {directions!r}: give auto, or how many failures a class may have")
+    if isinstance(fdr, bool) or not isinstance(fdr, Real) or not 0 < fdr < 1:
+        raise UserError(f"fdr is {fdr!r}: give a share between 0 and 1, both excluded, such as 0.1")
+    if directions != "auto" and not (_is_count(directions, 1) and int(directions) <= MOST):
+        raise UserError(
+            f"directions is {directions!r}: give auto, or how many failures a class may have, up to {MOST:,}"
+        )
+    if not _is_count(seed, 0):
+        raise UserError(f"seed is {seed!r}: give a whole number of 0 or more")
     embeddings = _as_array(embeddings)
-    if embeddings.ndim != 2 or embeddings.dtype.kind not in "fiu":
+    if embeddings.ndim != 2 or embeddings.dtype.kind not in "fiu" or not embeddings.shape[1]:
         raise UserError(f"embeddings are {embeddings.dtype} of shape {embeddings.shape}; give numbers (images, d)")
+    if not len(embeddings):
+        raise UserError("there are no images: labels, preds and embeddings are empty; give one row an image")
     labels, preds, probs, class_names = _as_classes(labels, preds, probs, class_names)
     split = None if split is None else np.array([_split_name(name, i) for i, name in enumerate(split)])
     groups = None if groups is None else np.unique(np.array([str(name) for name in groups]), return_inverse=True)[1]
@@ -118,15 +137,16 @@ def find_failures(
         for name, of in rows.items()
     }
     latents = {name: embeddings[of] for name, of in rows.items()}
-    found = analyse(predictions, latents, class_names, SVMConfig(directions=directions, fdr=fdr), jobs=jobs)
+    config = SVMConfig(directions=directions if directions == "auto" else int(directions), fdr=float(fdr))
+    found = analyse(predictions, latents, class_names, config, jobs=jobs)
     found = with_slices(
         found,
         latents,
         confidences=highest if highest is None else {name: highest[of] for name, of in rows.items()},
         groups=groups if groups is None else {name: groups[of] for name, of in rows.items()},
-        directions=directions,
-        fdr=fdr,
-        seed=seed,
+        directions=config.directions,
+        fdr=config.fdr,
+        seed=int(seed),
         jobs=jobs,
     )
     paths = images if isinstance(images, list | tuple) and all(isinstance(one, str | Path) for one in images) else None
@@ -138,22 +158,31 @@ def find_failures(
         )
         for name, of in rows.items()
     }
-    result = replace(found.result, svm_config=None, splits=splits, args={"seed": seed}, environment=environment())
-    return Failures(replace(found, result=result), None if paths else images, notes=notes)
+    result = replace(
+        found.result,
+        svm_config=None,
+        splits=splits,
+        args={"seed": seed},
+        environment=environment(),
+        made_from={str(what): str(told) for what, told in (made_from or {}).items()},
+        notes=list(notes),
+    )
+    return Failures(replace(found, result=result), None if paths else images)
 
 
-def load(path):
+def load(path: str | Path) -> "Failures":
     """The `Failures` that `Failures.save` or train_svms.py left at `OUT.pt`.
 
     Raises:
         UserError: there are none, or they are a result of an earlier version, which knew no slices.
     """
-    result = read_result(path)
-    if result.found is None:
-        raise UserError(f"{path} holds a single direction a class and no slices; make it with this version")
-    # The tables beside it, too: saved again, nothing of it is lost.
-    tables = {kind: rows for kind in TABLES if (rows := read_table(path, kind))}
-    return Failures(Analysis(result, read_directions(path), tables), path=Path(path))
+    with unchanged(path):
+        result = read_result(path)
+        if result.found is None:
+            raise UserError(f"{path} holds a single direction a class and no slices; make it with this version")
+        # The tables beside it, too: saved again, nothing of it is lost.
+        tables = {kind: rows for kind in TABLES if (rows := read_table(path, kind))}
+        return Failures(Analysis(result, read_directions(path), tables), path=Path(path))
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,18 +193,27 @@ class Failures:
         analysis: all of it, see `directions.results.Analysis`.
         images: what was given as images, where that is no list of paths; indexed by the rows of the arrays.
         path: where it was loaded from.
-        notes: sentences on what may be wrong with what was given; `find_failures` warned of them.
     """
 
     analysis: Analysis
-    images: object = None
+    images: Sequence[Any] | np.ndarray | None = None
     path: Path | None = None
-    notes: tuple = ()
 
     @property
-    def slices(self):
-        """List of `directions.confirmation.Slice`, most harm first; `members` are rows of the arrays as given."""
+    def notes(self) -> tuple[str, ...]:
+        """Sentences on what may be wrong with what was given; `find_failures` warned of them."""
+        return tuple(self.analysis.result.notes)
+
+    @property
+    def _found(self) -> FoundSlices:
         found = self.analysis.result.found
+        assert found is not None  # `load` refuses a result without slices
+        return found
+
+    @property
+    def slices(self) -> list[Slice]:
+        """List of `directions.confirmation.Slice`, most harm first; `members` are rows of the arrays as given."""
+        found = self._found
         rows = {name: self.analysis.result.splits[name].indices for name in (found.find, found.confirm)}
         return [
             replace(
@@ -187,15 +225,17 @@ class Failures:
         ]
 
     @property
-    def confirmed(self):
+    def confirmed(self) -> list[Slice]:
         """The slices whose verdict is "confirmed"."""
         return [one for one in self.slices if one.verdict == CONFIRMED]
 
     @property
-    def class_names(self):
+    def class_names(self) -> list[str]:
         return self.analysis.result.class_names
 
-    def score(self, embeddings, labels, confirmed_only=True):
+    def score(
+        self, embeddings: ArrayLike, labels: ArrayLike, confirmed_only: bool = True
+    ) -> tuple[list[list[str]], np.ndarray]:
         """What confirmed failures new images belong to.
 
         Args:
@@ -214,16 +254,57 @@ class Failures:
         labels = np.array([_class_number(label, number, i) for i, label in enumerate(_as_list(labels))], dtype=np.int64)
         check_rows(embeddings=embeddings, labels=labels)
         check_finite(embeddings)
-        found = self.analysis.result.found
+        found = self._found
         values = slice_values(found, self.analysis.fitter.preprocess, embeddings, labels)
-        ids = [[] for _ in labels]
+        ids: list[list[str]] = [[] for _ in labels]
         for one in found.confirmed if confirmed_only else found.slices:
             for i in np.flatnonzero((labels == one.class_index) & (values[:, one.rank - 1] <= 0)):
                 ids[i].append(one.id)
         return ids, values
 
-    def to_frame(self):
-        """One row a slice, as a pandas DataFrame. Raises `UserError` where pandas is not installed."""
+    def describe(
+        self,
+        sources: Sequence[str] | str = "auto",
+        *,
+        captions: Sequence[str] | str | Path | None = None,
+        clip: str | None = None,
+        classifier: str | None = None,
+    ) -> "Failures":
+        """The same failures with what their images have in common; `save` then also writes `OUT_words.csv`.
+
+        Args:
+            sources: "auto", all that there is something for, or a list of "qualities" (how the images look), "labels"
+                (what a pretrained classifier sees in them), "captions" (texts that a CLIP finds near) and "metadata"
+                (its columns).
+            captions: a list of texts, a text file of one a line, a caption set's name or YAML file.
+            clip: the CLIP of captions, "ViT-B/32" where None; "scenes" for the embedded one.
+            classifier: with label names, as `predict` takes it; None for EfficientNet-Lite0 where it is at hand.
+
+        Returns:
+            `Failures`, whose `words` are filled.
+
+        Raises:
+            UserError: an unknown source, or one for which there is nothing.
+        """
+        from .captions.describing import with_words
+        from .directions.galleries import SVMProcessor
+
+        # Loaded or not, images are reached by the same door.
+        proc = SVMProcessor.of(self.analysis.result, self.path, self.images)
+        described = with_words(self.analysis, proc.images, sources, captions, clip, classifier)
+        return replace(self, analysis=described)
+
+    @property
+    def words(self) -> list[WordRow]:
+        """The statements of `describe`, a slice after another, those that hold most in find first."""
+        return list(self.analysis.tables.get(WordRow, ()))
+
+    def to_frame(self) -> "pandas.DataFrame":
+        """One row a slice, with the columns of `OUT_slices.csv`, as a pandas DataFrame.
+
+        Raises:
+            UserError: pandas is not installed.
+        """
         try:
             import pandas
         except ModuleNotFoundError:
@@ -231,7 +312,7 @@ class Failures:
         header, *rows = table_rows(SliceRow, slice_rows(self.analysis.result))
         return pandas.DataFrame(rows, columns=header)
 
-    def save(self, path):
+    def save(self, path: str | Path) -> Path:
         """Write `OUT.pt`, `OUT_model.pt`, `OUT_slices.csv` and a CSV for each split, all or none.
 
         Images that are no files are not in it: a report of the loaded result has none.
@@ -243,14 +324,22 @@ class Failures:
         write_analysis(files, self.analysis)
         return files.result
 
-    def report(self, path):
-        """Write the report as one HTML file; returns its path. Raises `UserError` where it cannot be written."""
+    def report(self, path: str | Path) -> Path:
+        """Write the report as one HTML file.
+
+        Returns:
+            The path.
+
+        Raises:
+            UserError: it cannot be written.
+        """
         from .directions.galleries import SVMProcessor
         from .report.page import write_report
 
-        return write_report(SVMProcessor.of(self.analysis.result, self.path, self.images), path)
+        analysis = self.analysis
+        return write_report(SVMProcessor.of(analysis.result, self.path, self.images, analysis.tables), path)
 
-    def __str__(self):
+    def __str__(self) -> str:
         return slices_in_words(self.analysis.result).strip()
 
 
@@ -259,19 +348,25 @@ class Failures:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def _as_array(values):
+def _as_array(values: Any) -> np.ndarray:
     """An array or memory map as it is; a tensor, a list as an array."""
     if hasattr(values, "detach"):
         values = values.detach().cpu().numpy()
     return np.asanyarray(values)
 
 
-def _as_list(values):
+def _is_count(value: Any, least: int) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= least
+
+
+def _as_list(values: Any) -> Any:
     array = _as_array(values)
     return array.tolist() if array.ndim == 1 else array
 
 
-def _as_classes(labels, preds, probs, class_names):
+def _as_classes(
+    labels: Any, preds: Any, probs: Any, class_names: Sequence[str] | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, list[str]]:
     """Class numbers int64 (N,) of labels and of predictions, probabilities float (N, K) or None, and K names."""
     preds = _as_array(preds)
     if preds.ndim == 2:
@@ -297,11 +392,11 @@ def _as_classes(labels, preds, probs, class_names):
         if probs.ndim != 2 or probs.shape[1] != len(class_names):
             raise UserError(f"probs have the shape {probs.shape}; give a column for each of {len(class_names)} classes")
         check_rows(labels=labels, probs=probs)
-        check_finite(probs, "probs")
+        check_probabilities(probs)
     return labels, preds, probs, class_names
 
 
-def _names_of(values, columns):
+def _names_of(values: list, columns: int | None) -> list[str]:
     if all(isinstance(value, int | bool) for value in values):
         return [str(c) for c in range(columns or max(values, default=-1) + 1)]
     if any(isinstance(value, int | bool) for value in values):
@@ -309,7 +404,7 @@ def _names_of(values, columns):
     return sorted({clean_name(value) for value in values})
 
 
-def _class_number(value, number, i, what="labels"):
+def _class_number(value: Any, number: dict[str, int], i: int, what: str = "labels") -> int:
     """The number of a class given by number or by name."""
     if isinstance(value, bool | int | np.integer):
         if not 0 <= value < len(number):
@@ -320,18 +415,19 @@ def _class_number(value, number, i, what="labels"):
     if isinstance(value, float) and value.is_integer() and 0 <= value < len(number):
         return int(value)
     if clean_name(value) not in number:
-        raise UserError(f"{what}: row {i} is {str(value)[:80]!r}, which is no class; there are {some(number)}")
+        hint = nearest(clean_name(value), number, f"there are {some(number)}")
+        raise UserError(f"{what}: row {i} is {str(value)[:80]!r}, which is no class; {hint}")
     return number[clean_name(value)]
 
 
-def _split_name(name, i):
+def _split_name(name: Any, i: int) -> str:
     known = SPLIT_NAMES.get(clean_name(name).casefold())
     if known is None:
         raise UserError(f"split: row {i} is {str(name)[:80]!r}; name the rows train, val (or find), test (or confirm)")
     return known
 
 
-def _parts(labels, split, groups, seed):
+def _parts(labels: np.ndarray, split: np.ndarray | None, groups: np.ndarray | None, seed: int) -> dict[str, np.ndarray]:
     """Rows of each split: val and test, of which one finds and the other confirms, and train where there is any."""
     if split is None or not {"val", "test"} <= set(split):
         rest = np.arange(len(labels)) if split is None else np.flatnonzero(split != "train")
@@ -343,11 +439,18 @@ def _parts(labels, split, groups, seed):
         rows = {name: np.flatnonzero(split == name) for name in ("train", "val", "test")}
     for name in ("val", "test"):
         if not len(rows[name]):
-            raise UserError(f"no image is left to {'find' if name == 'val' else 'confirm'} failures: give more images")
+            more = "give more images" + ("" if groups is None else ", smaller groups (none is cut), or a split")
+            raise UserError(f"no image is left to {'find' if name == 'val' else 'confirm'} failures: {more}")
     return {name: of for name, of in rows.items() if len(of)}
 
 
-def _notes(labels, preds, probs, split, class_names):
+def _notes(
+    labels: np.ndarray,
+    preds: np.ndarray,
+    probs: np.ndarray | None,
+    split: np.ndarray | None,
+    class_names: list[str],
+) -> tuple[str, ...]:
     """Sentences on predictions and labels that look wrong, and on classes in which little can be told."""
     notes = [guards.training_rows(labels, preds), guards.below_chance(labels, preds, len(class_names))]
     if probs is not None:
@@ -358,7 +461,7 @@ def _notes(labels, preds, probs, split, class_names):
     return tuple(note for note in notes if note)
 
 
-def _as_columns(metadata):
+def _as_columns(metadata: Any) -> dict[str, Any]:
     """Columns of plain values by name: of a dict, a DataFrame, or a data set."""
     if metadata is None:
         return {}

@@ -15,14 +15,15 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from .data.names import clean_name
 from .runtime.errors import UserError
 from .runtime.shipped import find_shipped
-from .runtime.yaml_files import parse_yaml, read_yaml
+from .runtime.yaml_files import dump_yaml, parse_yaml, read_yaml
 
 DECODERS = Literal[
     "simple", "resized_crop", "random_resized_crop", "center_crop_256", "center_crop_75", "center_crop_full"
 ]
 AUGMENTATIONS = Literal["cifar_train_aug", "imagenet_train_aug"]
 
-PositiveInt = Annotated[int, Field(gt=0, le=1_000_000)]
+MOST = 1_000_000  # of what is counted in a config
+PositiveInt = Annotated[int, Field(gt=0, le=MOST)]
 PositiveFloat = Annotated[float, Field(gt=0, lt=1e6)]
 NonNegativeFloat = Annotated[float, Field(ge=0, lt=1e6)]
 Attribute = Annotated[int, Field(ge=-(2**63), lt=2**63)]  # what a beton can hold
@@ -36,14 +37,14 @@ class _Options(BaseModel):
 class OptimizerConfig(_Options):
     """Stochastic gradient descent."""
 
-    momentum: NonNegativeFloat = 0.9
-    weight_decay: NonNegativeFloat = 5e-4
+    momentum: NonNegativeFloat = Field(0.9, description="of stochastic gradient descent")
+    weight_decay: NonNegativeFloat = Field(5e-4, description="of all weights")
 
 
 class LRSchedulerConfig(_Options):
     """How the learning rate moves; epochs are counted in fractions, step by step."""
 
-    type: Literal["cyclic", "step_lr", "constant"] = "step_lr"
+    type: Literal["cyclic", "step_lr", "constant"] = Field("step_lr", description="how the learning rate moves")
     lr_peak_epoch: PositiveInt = Field(5, description="cyclic: linear 0 -> lr at this epoch -> 0 at the end")
     step_size: PositiveInt = Field(50, description="step_lr: epochs between two drops")
     gamma: PositiveFloat = Field(0.1, description="step_lr: factor of a drop")
@@ -52,10 +53,10 @@ class LRSchedulerConfig(_Options):
 class TrainingConfig(_Options):
     """How the base model is trained."""
 
-    epochs: PositiveInt = 100
+    epochs: PositiveInt = Field(100, description="passes over the training images")
     lr: PositiveFloat = Field(0.1, description="peak learning rate")
-    optimizer: OptimizerConfig = OptimizerConfig()
-    lr_scheduler: LRSchedulerConfig = LRSchedulerConfig()
+    optimizer: OptimizerConfig = Field(OptimizerConfig(), description="momentum and weight decay")
+    lr_scheduler: LRSchedulerConfig = Field(LRSchedulerConfig(), description="how the learning rate moves")
 
     @model_validator(mode="after")
     def _peak_lies_within_training(self):
@@ -79,18 +80,20 @@ class DatasetConfig(_Options):
         description="side of the square images given to the model, pixels"
     )
     arch: str = Field(description="name of the architecture within arch_type, such as resnet18")
-    arch_type: Literal["cifar_resnet", "resnet", "pretrained_resnet", "timm"]
+    arch_type: Literal["cifar_resnet", "resnet", "pretrained_resnet", "timm"] = Field(
+        description="cifar_resnet (small images), torchvision's resnet or pretrained_resnet (on ImageNet), or timm"
+    )
     num_classes: PositiveInt = Field(description="outputs of the model; with bce, the number of conditions")
-    class_names: list[str] | None = None
+    class_names: list[str] | None = Field(None, description="in the order of the labels; by default 0, 1, ...")
     mean: Colour | None = Field(None, description="of red, green, blue on the 0..255 scale; by default 0")
     std: Colour | None = Field(None, description="of red, green, blue on the 0..255 scale; by default 255")
 
-    batch_size: PositiveInt = 512
+    batch_size: PositiveInt = Field(512, description="images a step")
     num_workers: Annotated[int, Field(gt=0, le=1024)] = Field(1, description="threads that decode images")
-    train_img_decoder: DECODERS = "simple"
-    val_img_decoder: DECODERS = "simple"
-    train_aug: AUGMENTATIONS | None = None
-    val_aug: AUGMENTATIONS | None = None
+    train_img_decoder: DECODERS = Field("simple", description="how an image is cut; simple: as it is, all of one size")
+    val_img_decoder: DECODERS = Field("simple", description="the same where images are only looked at")
+    train_aug: AUGMENTATIONS | None = Field(None, description="cifar: flip, shift by 2, blot out 4 x 4; imagenet: flip")
+    val_aug: AUGMENTATIONS | None = Field(None, description="the same where images are only looked at")
     shuffle: bool = Field(True, description="a new random order of the training images in every epoch")
     drop_last: bool = Field(True, description="leave out the last training batch where it is not full")
     quasi_random: bool = Field(False, description="shuffle within pages: for betons larger than memory")
@@ -100,7 +103,7 @@ class DatasetConfig(_Options):
     minority: Attribute | list[Attribute] | dict[str, Attribute | list[Attribute]] | None = Field(
         None, description="values of `spurious` that make the minority: of every class, or of each class by name"
     )
-    training: TrainingConfig = TrainingConfig()
+    training: TrainingConfig = Field(TrainingConfig(), description="how the model is trained, by SGD")
 
     @field_validator("class_names")
     @classmethod
@@ -139,6 +142,12 @@ class SVMArgs(_Options):
     split_and_search: bool = Field(True, description="choose C by cross-validation; false: C = 1")
     balanced: bool = Field(True, description="weigh right and wrong examples so that both count alike")
     cv: Annotated[int, Field(ge=2, le=1_000_000)] = Field(2, description="stratified folds of the cross-validation")
+    solver: Literal["auto", "primal"] = Field(
+        "auto", description="SVM only: primal solves classes of any size in memory that grows with their images"
+    )
+    intercept: Literal["libsvm", "middle"] = Field(
+        "libsvm", description="SVM only: middle takes the middle of the interval where the intercept is free (small C)"
+    )
     hidden_layer_size: PositiveInt = Field(100, description="MLP only: units of the hidden layer")
     first_layer: bool = Field(True, description="MLP only: false leaves the hidden layer out (logistic regression)")
 
@@ -164,6 +173,10 @@ class SVMConfig(_Options):
         None, description="side of the images given to it, pixels; by default its own"
     )
 
+    precision: Literal["float32", "bfloat16", "float16"] = Field(
+        "float32", description="of the networks that give predictions and embeddings; half of it is faster and rougher"
+    )
+
     directions: Literal["auto"] | PositiveInt = Field(
         "auto", description="failures sought in each class: auto, or at most so many; the single SVM is there always"
     )
@@ -178,23 +191,72 @@ class SVMConfig(_Options):
 
 
 def load_dataset_config(path, overrides=()):
-    """Read a dataset config, by path or by the name of one of dataset_configs/. Raises `UserError`.
+    """Read a dataset config.
 
-    overrides: strings such as `training.epochs=3`.
+    Args:
+        path: of a YAML file, or the name of one of dataset_configs/.
+        overrides: strings such as `training.epochs=3`.
+
+    Returns:
+        `DatasetConfig`.
+
+    Raises:
+        UserError: there is no such file, or a key is unknown, missing or of another kind.
     """
     return _load(DatasetConfig, find_shipped("dataset_configs", path, ".yaml"), overrides)
 
 
 def load_svm_config(path, overrides=()):
-    """Read an SVM config, by path or by the name of one of svm_configs/. Raises `UserError`.
+    """Read an SVM config.
 
-    overrides: strings such as `svm_args.cv=5`.
+    Args:
+        path: of a YAML file, or the name of one of svm_configs/.
+        overrides: strings such as `svm_args.cv=5`.
+
+    Returns:
+        `SVMConfig`.
+
+    Raises:
+        UserError: there is no such file, or a key is unknown, missing or of another kind.
     """
     return _load(SVMConfig, find_shipped("svm_configs", path, ".yaml"), overrides)
 
 
+def described_config(options, model=DatasetConfig, indent=""):
+    """A config as YAML in which every option is described, and those that are not given stand as comments.
+
+    Args:
+        options: dict, as a config file has them.
+    """
+    lines = []
+    for name, field in model.model_fields.items():
+        lines.append(f"{indent}# {field.description}")
+        section = isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
+        if section and name in options:
+            lines += [f"{indent}{name}:", described_config(options[name], field.annotation, f"{indent}  ").rstrip("\n")]
+            continue
+        value = options[name] if name in options else field.get_default()
+        value = value.model_dump() if isinstance(value, BaseModel) else value
+        # Lists and dicts in one line, where they fit.
+        style = None if isinstance(value, list | dict) and value else False
+        text = dump_yaml({name: value}, default_flow_style=style, width=110 - len(indent)).rstrip("\n")
+        start = indent if name in options else f"{indent}# "
+        lines += [f"{start}{line}" for line in text.splitlines()]
+    return "\n".join(lines) + "\n"
+
+
 def split_overrides(overrides):
-    """Overrides for the two configs of train_svms.py: those of the dataset config and those of the SVM config."""
+    """Overrides for the two configs of train_svms.py.
+
+    Args:
+        overrides: strings KEY=VALUE.
+
+    Returns:
+        (list, list): those of the dataset config and those of the SVM config.
+
+    Raises:
+        UserError: a key that neither has.
+    """
     of_dataset, of_svm = _known_keys(DatasetConfig), _known_keys(SVMConfig)
     split = {"dataset": [], "svm": []}
     for override in overrides:
@@ -218,7 +280,7 @@ def _load(model, path, overrides):
     except ValidationError as error:
         # A misspelt key first: it may be the one that is missing.
         complaints = sorted(error.errors(), key=lambda complaint: complaint["type"] != "extra_forbidden")
-        raise UserError(_sentence(model, f"config {path}", complaints[0], overrides)) from None
+        raise UserError(_sentence(model, f"config {path}", complaints, overrides)) from None
 
 
 def stored_config(model, options, where):
@@ -230,14 +292,16 @@ def stored_config(model, options, where):
         where: what the error calls it.
 
     Returns:
-        the model, and the list of dotted keys that this version does not know. Raises `UserError` where a key is
-        missing or has another kind of value.
+        (model, list): the config, and the dotted keys that this version does not know.
+
+    Raises:
+        UserError: a key is missing or has another kind of value.
     """
     known, unknown = _without_unknown(model, options)
     try:
         return model.model_validate(known), unknown
     except ValidationError as error:
-        raise UserError(_sentence(model, where, error.errors()[0])) from None
+        raise UserError(_sentence(model, where, error.errors())) from None
 
 
 def _without_unknown(model, options, prefix=""):
@@ -272,8 +336,9 @@ def _apply_override(options, override):
         raise UserError(f"--override {override} has a value that is not valid YAML; quote it") from None
 
 
-def _sentence(model, where, error, overrides=()):
-    """One sentence from pydantic's first complaint about what `where` names."""
+def _sentence(model, where, errors, overrides=()):
+    """One sentence from pydantic's complaints about the first option of what `where` names that it complains of."""
+    error = errors[0]
     # Union members appear in pydantic's location too; an option's own names are identifiers of the models.
     known = _known_keys(model)
     parts = [str(part) for part in error["loc"]]
@@ -290,7 +355,15 @@ def _sentence(model, where, error, overrides=()):
     message = error["msg"].removeprefix("Value error, ")
     if not key or error["type"] == "value_error":
         return f"{where}: {message}"
-    return f"{where}: {key} is {reprlib.repr(error['input'])}, but {message[0].lower()}{message[1:]}"
+    # Of an option that may be of several kinds, each kind complains.
+    others = [other["msg"].removeprefix("Input should be ") for other in errors[1:] if _is_beside(other, error)]
+    message = ", or ".join([f"{message[0].lower()}{message[1:]}", *dict.fromkeys(others)])
+    return f"{where}: {key} is {reprlib.repr(error['input'])}, but {message}"
+
+
+def _is_beside(error, other):
+    """Whether two of pydantic's complaints are of two kinds that one option may have."""
+    return len(error["loc"]) > 1 and error["loc"][:-1] == other["loc"][:-1] and error["input"] is other["input"]
 
 
 def _nearest(key, known):

@@ -11,13 +11,26 @@ any model and any embedding will do.
 The numerical work on one class is in `directions.class_fit`.
 """
 
+from pathlib import Path
+from typing import Any, Literal, overload
+
 import numpy as np
 import torch
 from joblib import Parallel, delayed, effective_n_jobs
 from joblib.parallel import LokyBackend, get_active_backend
+from numpy.typing import ArrayLike
 from threadpoolctl import threadpool_limits
 
-from .directions.class_fit import SEARCHED_C, Preprocess, Recipe, balanced_accuracy, decision_values, fit_classes
+from .directions.class_fit import (
+    INTERCEPTS,
+    SEARCHED_C,
+    SOLVERS,
+    Preprocess,
+    Recipe,
+    balanced_accuracy,
+    decision_values,
+    fit_classes,
+)
 from .runtime.errors import UserError
 from .runtime.moments import Moments
 from .runtime.pt_files import FLOATS, is_plain, is_plain_tensor, load_pt, save_pt
@@ -40,6 +53,10 @@ class SVMFitter:
         cv: folds; a class with fewer wrong or right examples than that is skipped.
         do_normalize: divide every (whitened) latent by its L2 norm.
         method: "SVM" (the paper's), or "MLP", a small network whose value is the log-odds of "right".
+        solver: "auto", libsvm's answer up to `class_fit.GRAM_LIMIT` examples of a class and beyond them that of
+            `directions.primal_svm`, or "primal": the latter always, in memory that grows with the examples alone.
+        intercept: "libsvm" (the paper's), or "middle", of the interval of best intercepts where there is one: better on
+            held-out images, see docs/RESULTS.md.
         svm_args: for "MLP" only: `hidden_layer_size` (100), and `first_layer` (False: none, logistic regression).
         jobs: processes over the classes, -1 for one per core. Inside `joblib.parallel_config` the workers are those of
             its backend, such as a Dask or Ray cluster (see `jobs`), with the same answer.
@@ -51,40 +68,62 @@ class SVMFitter:
     """
 
     def __init__(
-        self, split_and_search=True, balanced=True, cv=2, do_normalize=True, method="SVM", svm_args=None, jobs=1
-    ):
+        self,
+        split_and_search: bool = True,
+        balanced: bool = True,
+        cv: int = 2,
+        do_normalize: bool = True,
+        method: str = "SVM",
+        svm_args: dict[str, Any] | None = None,
+        jobs: int = 1,
+        solver: str = "auto",
+        intercept: str = "libsvm",
+    ) -> None:
         if method not in METHODS:
             raise UserError(f"unknown method {method!r}; choose one of {', '.join(METHODS)}")
         if not isinstance(cv, int | np.integer) or cv < 2:
             raise UserError(f"cv = {cv!r} is not a number of folds; choose 2 or more")
         if not isinstance(jobs, int | np.integer) or jobs == 0:
             raise UserError(f"jobs = {jobs!r} is not a number of processes; choose 1 or more, or -1 for one per core")
+        for name, value, known in (("solver", solver, SOLVERS), ("intercept", intercept, INTERCEPTS)):
+            if value not in known:
+                raise UserError(f"unknown {name} {value!r}; choose one of {', '.join(known)}")
+        self.solver, self.intercept_rule = solver, intercept
         self.split_and_search, self.balanced, self.cv = bool(split_and_search), bool(balanced), int(cv)
         self.method, self.jobs = method, int(jobs)
         self.svm_args = dict(svm_args or {})
         self._hidden = _hidden_layers(self.svm_args)
         self._preprocess = Preprocess(None, None, bool(do_normalize))
-        self.cv_scores = self.C = self.coef = self.intercept = self._layers = None
-        self.skipped = {}
+        self.cv_scores: Any = None
+        self.C: Any = None
+        self.coef: Any = None
+        self.intercept: Any = None
+        self._layers: Any = None
+        self.skipped: dict[int, str] = {}
 
     # ---- preprocessing ------------------------------------------------------------------------------------------
 
     @property
-    def do_normalize(self):
+    def do_normalize(self) -> bool:
         """Whether latents are divided by their L2 norm."""
         return self._preprocess.normalize
 
     @property
-    def mean(self):
+    def mean(self) -> np.ndarray | None:
         """The whitening mean, float64 (d,), or None without whitening."""
         return self._preprocess.mean
 
     @property
-    def std(self):
+    def std(self) -> np.ndarray | None:
         """The whitening standard deviation, float64 (d,), 1 for a constant coordinate, or None without whitening."""
         return self._preprocess.std
 
-    def set_preprocess(self, train_latents=None):
+    @property
+    def preprocessing(self) -> Preprocess:
+        """The `class_fit.Preprocess` of the latents."""
+        return self._preprocess
+
+    def set_preprocess(self, train_latents: ArrayLike | None = None) -> None:
         """Take the whitening statistics from `train_latents` (N, d), or with nothing: no whitening.
 
         Reads float16, float32 or float64 arrays, tensors and memory maps in chunks, adding up in float64. Call it
@@ -99,7 +138,7 @@ class SVMFitter:
         self._preprocess = Preprocess(mean, std, self.do_normalize)
         self._layers = None
 
-    def preprocess(self, latents):
+    def preprocess(self, latents: ArrayLike) -> np.ndarray:
         """Whiten and normalise `latents` (..., d); float64 of the same shape. `fit` and `predict` do it themselves."""
         latents = _to_numpy(latents)
         self._check_width(latents, None if self.mean is None else len(self.mean))
@@ -107,7 +146,7 @@ class SVMFitter:
 
     # ---- fitting ------------------------------------------------------------------------------------------------
 
-    def fit(self, preds, ys, latents, num_classes=None):
+    def fit(self, preds: ArrayLike, ys: ArrayLike, latents: ArrayLike, num_classes: int | None = None) -> np.ndarray:
         """Fit every class of a validation split.
 
         Args:
@@ -117,25 +156,24 @@ class SVMFitter:
             num_classes: the largest label seen + 1 if not given.
 
         Returns:
-            Cross-validated balanced accuracies (num_classes,). A class that cannot be fitted has a NaN score and its
-            reason in `skipped`.
+            Cross-validated balanced accuracies (num_classes,). A class that cannot be fitted, or whose decision value
+            would be the same everywhere, has a NaN score and its reason in `skipped`.
 
         Raises:
             UserError: shapes that disagree, labels out of range, or latents that hold nan or infinity.
         """
-        latents, ys = _to_rows(latents, "latents"), _to_labels(ys, "ys")
-        preds = _to_labels(preds, "preds")
-        _check_lengths(latents=latents, ys=ys, preds=preds)
-        if len(ys) == 0:
+        x, labels, guesses = _to_rows(latents, "latents"), _to_labels(ys, "ys"), _to_labels(preds, "preds")
+        _check_lengths(latents=x, ys=labels, preds=guesses)
+        if len(labels) == 0:
             raise UserError("there are no validation examples to fit on; check the validation indices")
         if num_classes is None:
-            num_classes = int(max(ys.max(), preds.max())) + 1
-        _check_range(ys, num_classes, "give num_classes as large as the data set's, or mend the labels")
-        self._check_width(latents, None if self.mean is None else len(self.mean))
-        _check_finite(latents)
+            num_classes = int(max(labels.max(), guesses.max())) + 1
+        _check_range(labels, num_classes, "give num_classes as large as the data set's, or mend the labels")
+        self._check_width(x, None if self.mean is None else len(self.mean))
+        _check_finite(x)
 
-        right = preds == ys
-        members = _members(ys, num_classes)
+        right = guesses == labels
+        members = _members(labels, num_classes)
         reasons = {c: _reason_to_skip(right[members[c]], self.cv) for c in range(num_classes)}
         self.skipped = {c: reason for c, reason in reasons.items() if reason}
         fitted = [c for c in range(num_classes) if c not in self.skipped]
@@ -147,14 +185,19 @@ class SVMFitter:
             balanced=self.balanced,
             cv=self.cv,
             hidden=self._hidden,
+            solver=self.solver,
+            intercept=self.intercept_rule,
         )
-        fits = _in_processes(recipe, latents, [(members[c], right[members[c]]) for c in fitted], self.jobs)
+        fits = _in_processes(recipe, x, [(members[c], right[members[c]]) for c in fitted], self.jobs)
 
         self.cv_scores, self.C = np.full(num_classes, np.nan), np.full(num_classes, np.nan)
-        layers = [[] for _ in range(num_classes)]
+        layers: list[list] = [[] for _ in range(num_classes)]
         for c, fit in zip(fitted, fits, strict=True):
+            if fit.says_nothing:
+                self.skipped[c] = "one decision value for all of its validation images: right and wrong ones look alike"
+                continue
             self.cv_scores[c], self.C[c], layers[c] = fit.cv_score, fit.C, fit.layers
-        self._set_layers(layers, latents.shape[1])
+        self._set_layers(layers, x.shape[1])
         return self.cv_scores
 
     def _set_layers(self, layers, width):
@@ -168,14 +211,26 @@ class SVMFitter:
                     self.coef[c], self.intercept[c] = weight[:, 0], bias[0]
 
     @property
-    def no_consistent_failure(self):
+    def no_consistent_failure(self) -> np.ndarray:
         """Bool (num_classes,): classes whose CV score is <= .5, so that the direction says nothing."""
         self._check_fitted()
         return self.cv_scores <= 0.5
 
     # ---- prediction ---------------------------------------------------------------------------------------------
 
-    def predict(self, ys, latents, preds=None, compute_metrics=False):
+    @overload
+    def predict(
+        self, ys: ArrayLike, latents: ArrayLike, preds: ArrayLike | None = None, compute_metrics: Literal[False] = False
+    ) -> tuple[np.ndarray, np.ndarray]: ...
+
+    @overload
+    def predict(
+        self, ys: ArrayLike, latents: ArrayLike, preds: ArrayLike | None = None, *, compute_metrics: Literal[True]
+    ) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]: ...
+
+    def predict(
+        self, ys: ArrayLike, latents: ArrayLike, preds: ArrayLike | None = None, compute_metrics: bool = False
+    ) -> tuple[Any, ...]:
         """Say of every example how it looks to the SVM of its class.
 
         Args:
@@ -194,23 +249,25 @@ class SVMFitter:
         self._check_fitted()
         if compute_metrics and preds is None:
             raise UserError("metrics compare the SVM with the base model; give preds=, or compute_metrics=False")
-        latents, ys = _to_rows(latents, "latents"), _to_labels(ys, "ys")
-        _check_lengths(latents=latents, ys=ys)
-        self._check_width(latents, self._width)
-        _check_range(ys, len(self.cv_scores), "predict on the classes that were fitted, or fit with more num_classes")
-        _check_finite(latents)
+        x, labels = _to_rows(latents, "latents"), _to_labels(ys, "ys")
+        _check_lengths(latents=x, ys=labels)
+        self._check_width(x, self._width)
+        _check_range(
+            labels, len(self.cv_scores), "predict on the classes that were fitted, or fit with more num_classes"
+        )
+        _check_finite(x)
 
-        values = np.empty(len(ys))
-        for rows in _chunks(latents):
-            values[rows] = self._decision_values(self._preprocess(latents[rows]), ys[rows])
+        values = np.empty(len(labels))
+        for rows in _chunks(x):
+            values[rows] = self._decision_values(self._preprocess(x[rows]), labels[rows])
         mask = np.where(np.isnan(values), 1, values > 0).astype(np.int64)
         if not compute_metrics:
             return mask, values
-        preds = _to_labels(preds, "preds")
-        _check_lengths(preds=preds, ys=ys)
-        return mask, values, svm_metrics(preds == ys, values, ys, len(self.cv_scores))
+        guesses = _to_labels(preds, "preds")
+        _check_lengths(preds=guesses, ys=labels)
+        return mask, values, svm_metrics(guesses == labels, values, labels, len(self.cv_scores))
 
-    def caption_scores(self, c, caption_latents, reference_latent):
+    def caption_scores(self, c: int, caption_latents: ArrayLike, reference_latent: ArrayLike) -> np.ndarray:
         """Decision values of class `c` for caption embeddings, relative to a reference caption's.
 
         Args:
@@ -225,13 +282,13 @@ class SVMFitter:
         """
         if c in self.skipped:
             raise UserError(f"class {c} has no direction to describe: {self.skipped[c]}; choose another class")
-        caption_latents, reference_latent = np.asarray(caption_latents), np.asarray(reference_latent)
-        scores = np.empty(len(caption_latents))
-        step = max(1, CAPTION_NUMBERS // len(reference_latent))
+        captions, reference = np.asarray(caption_latents), np.asarray(reference_latent)
+        scores = np.empty(len(captions))
+        step = max(1, CAPTION_NUMBERS // len(reference))
         # One BLAS thread: on blocks this small a second one gains nothing, and waits for long on a busy machine.
         with threadpool_limits(1, user_api="blas"):
             for start in range(0, len(scores), step):
-                differences = caption_latents[start : start + step] - reference_latent
+                differences = captions[start : start + step] - reference
                 _, scores[start : start + step] = self.predict(ys=np.full(len(differences), c), latents=differences)
         return scores
 
@@ -246,11 +303,11 @@ class SVMFitter:
 
     # ---- files --------------------------------------------------------------------------------------------------
 
-    def export(self, path):
+    def export(self, path: str | Path) -> None:
         """Write `state` to `path` (.pt)."""
         save_pt(self.state(), path)
 
-    def state(self):
+    def state(self) -> dict[str, Any]:
         """The directions and all that `predict` needs, as a dict of tensors, numbers, strings, lists and dicts.
 
         Keys: method, coef (num_classes, d), intercept (num_classes,) (for "MLP": weights and biases, per class a list
@@ -280,9 +337,16 @@ class SVMFitter:
         return contents
 
     @classmethod
-    def load(cls, path):
-        """Read what `export` wrote; raises `UserError` for a file of another kind, naming what it lacks."""
-        remedy = "fit it again: train_svms.py writes OUT_model.pt"
+    def load(cls, path: str | Path) -> "SVMFitter":
+        """Read what `export` wrote.
+
+        Returns:
+            `SVMFitter`, fitted.
+
+        Raises:
+            UserError: a file that is damaged or of another kind; what it lacks is named.
+        """
+        remedy = "fit it again: failure-directions distil writes OUT_model.pt"
         contents = load_pt(path, "SVM model", remedy)
         has = set(contents) if isinstance(contents, dict) else set()
         method = str(contents["method"]) if "method" in has else "SVM"
@@ -337,16 +401,19 @@ def whitening(latents):
     A constant coordinate gets the deviation 1. Reads in chunks: a memory-mapped array is never copied whole.
 
     Raises:
-        UserError: fewer than 2 rows, or rows with nan or infinity.
+        UserError: fewer than 2 rows, rows with nan or infinity, or numbers whose squares overflow.
     """
     latents = _to_rows(latents, "train_latents")
     if len(latents) < 2:
         raise UserError(f"whitening needs at least 2 training latents, got {len(latents)}; give the whole training set")
     _check_finite(latents, "train_latents")
     moments = Moments()
-    for rows in _chunks(latents):
-        moments.update(latents[rows])
+    with np.errstate(over="ignore", invalid="ignore"):
+        for rows in _chunks(latents):
+            moments.update(latents[rows])
     std = moments.std(ddof=1)
+    if not np.isfinite(std).all():
+        raise UserError("the embeddings hold numbers so large that their squares overflow; scale them down")
     return moments.mean, np.where(std == 0, 1.0, std)
 
 
@@ -509,7 +576,7 @@ def _to_numpy(array):
 
 def _to_rows(latents, name):
     latents = _to_numpy(latents)
-    if latents.ndim != 2 or latents.dtype.kind not in "fiu":
+    if latents.ndim != 2 or latents.dtype.kind not in "fiu" or not latents.shape[1]:
         raise UserError(f"{name} are {latents.dtype} of shape {latents.shape}; give numbers of shape (examples, d)")
     return latents
 

@@ -1,10 +1,12 @@
 """`import failure_directions as fd`: from plain arrays to confirmed failures, their files and their report."""
 
+import inspect
+
 import failure_directions as fd
 import numpy as np
 import pytest
 import torch
-from failure_directions.directions.results import SliceRow, read_result, read_table
+from failure_directions.directions.results import DirectionRow, SliceRow, read_result, read_table
 from failure_directions.runtime.errors import UserError
 from failure_directions.runtime.pt_files import load_pt, save_pt
 from scipy import stats
@@ -66,6 +68,14 @@ def test_names_tensors_lists_and_probabilities_say_the_same_as_numbers(world, fo
     assert np.isnan([one.beyond_confidence_q for one in found.confirmed]).all()
 
 
+def test_the_single_directions_are_a_second_family(found):
+    directions = found.analysis.result.found.directions
+    assert [one.class_name for one in directions] == NAMES
+    assert [one.verdict == "confirmed" for one in directions] == [True, True, False]
+    assert found.analysis.result.found.confirmed_directions == {0, 1}
+    assert "of the single directions, tested as a family of their own: 2 of 3 (cat, dog)" in str(found)
+
+
 def test_new_images_are_given_the_failures_whose_cut_they_lie_beyond(world, found):
     labels, _, x, _ = world
     ids, values = found.score(x, labels)
@@ -90,16 +100,37 @@ def test_what_is_saved_is_loaded(found, tmp_path):
     assert [row.id for row in rows] == [one.id for one in found.slices]
     assert [row.verdict for row in rows] == [one.verdict for one in found.slices]
     assert {file.name for file in tmp_path.iterdir()} == {
-        *("mine.pt", "mine_model.pt", "mine_slices.csv", "mine_val.csv", "mine_test.csv")
+        *("mine.pt", "mine_model.pt", "mine_slices.csv", "mine_directions.csv", "mine_val.csv", "mine_test.csv")
     }
+    for one, other in zip(found.analysis.result.found.directions, again.analysis.result.found.directions, strict=True):
+        np.testing.assert_equal(vars(one), vars(other))
+    assert [(row.class_name, row.q_value) for row in read_table(path, DirectionRow)] == [
+        (one.class_name, one.q_value) for one in again.analysis.result.found.directions
+    ]
     before = {file.name: file.read_bytes() for file in tmp_path.glob("*.csv")}
     again.save(path)
     assert {file.name: file.read_bytes() for file in tmp_path.glob("*.csv")} == before
     content = load_pt(path, "SVM result")
+    found_there = content["found"]
+    directions = found_there["directions"]
+    for damage, says in (
+        ({"directions": 5}, "found directions are no list"),
+        ({"directions": [{"verdict": "confirmed"}]}, "found directions lack what they should say"),
+        ({"directions": [{**directions[0], "verdict": "sure"}]}, "found directions have a class or a verdict that"),
+        ({"directions": [{**directions[0], "size": "all"}]}, "found directions have a size that is none"),
+        ({"directions": [{**directions[0], "interval": 0.5}]}, "found directions have an interval that is none"),
+    ):
+        save_pt({**content, "found": found_there | damage}, path)
+        with pytest.raises(UserError, match=says):
+            read_result(path)
     content["found"]["slices"][0]["members"][0] = 10**6
     save_pt(content, path)
     with pytest.raises(UserError, match="found slices have members that are none of test"):
         read_result(path)
+    del found_there["directions"]
+    found_there["slices"].clear()
+    save_pt(content, path)
+    assert read_result(path).found.directions == []
 
 
 def test_splits_that_are_named_find_and_confirm(world):
@@ -156,7 +187,14 @@ def test_the_report_is_one_page_with_the_images_given(found, tmp_path):
         ({"class_names": ["a", "a"]}, "not all different"),
         ({"labels": [0, 0, 0, 7, 0, 0], "class_names": ["a", "b"]}, "row 3 is 7"),
         ({"probs": np.ones((6, 5)) / 5, "class_names": ["a", "b"]}, "a column for each of 2 classes"),
-        ({"fdr": 1.5}, "fdr"),
+        *(({"fdr": fdr}, "fdr is .*: give a share") for fdr in (0, 1, 1.5, -0.1, float("nan"), "0.1", None, True)),
+        *(({"directions": value}, "directions is .*: give auto") for value in (0, -1, 1.5, "two", True, None)),
+        *(({"seed": seed}, "seed is .*: give a whole number") for seed in (-1, 1.5, "a", None)),
+        ({"embeddings": np.zeros((6, 0))}, r"shape \(6, 0\); give numbers"),
+        ({"embeddings": np.eye(6) * 1e300}, "so large that their squares overflow"),
+        ({"labels": [], "preds": [], "embeddings": np.zeros((0, 2))}, "there are no images"),
+        ({"probs": np.full((6, 2), 4.0)}, "outside 0 to 1: give probabilities"),
+        ({"labels": [0] * 6, "groups": ["a"] * 6, "split": ["val"] * 6}, "all images are of one group"),
         ({"groups": ["one"] * 6}, "no image is left|group"),
     ],
 )
@@ -167,9 +205,78 @@ def test_what_does_not_fit_is_told(change, said):
         fd.find_failures(**arrays | change)
 
 
+def degenerate_worlds():
+    """Arrays in which little or nothing can be found, and what is said of class 0."""
+    rng = np.random.default_rng(0)
+    labels, x = np.arange(240) % 2, rng.normal(size=(240, 8))
+    preds = np.where(rng.random(240) < 0.3, 1 - labels, labels)
+    zero, test = labels == 0, np.arange(240) % 4 > 1
+    halves = np.where(test, "test", "val")
+    few = preds.copy()
+    few[zero] = 0
+    few[np.flatnonzero(zero)[:8]] = 1
+    alike, doubled = x.copy(), x.copy()
+    alike[zero] = x[0]
+    doubled[test] = x[~test]
+    yield "fewer errors than a cluster", {"preds": few}, None
+    yield "all wrong", {"preds": np.where(zero, 1, preds)}, "wrong on all"
+    yield "all right", {"preds": np.where(zero, 0, preds)}, "right on all"
+    yield "identical images", {"embeddings": alike}, "all the same"
+    yield "duplicates across parts", {"embeddings": doubled, "split": halves}, None
+    yield "more coordinates than images", {"embeddings": rng.normal(size=(240, 300))}, None
+    yield (
+        "one image in find",
+        {"split": np.where(zero & (np.arange(240) > 0), "test", halves)},
+        "right on all of its images",
+    )
+    yield "none in find", {"split": np.where(zero, "test", halves)}, "no images to find on"
+    yield "none in confirm", {"split": np.where(zero, "val", halves)}, None
+    yield "no errors in confirm", {"preds": np.where(test, labels, preds), "split": halves}, None
+    yield "no errors in find", {"preds": np.where(test, preds, labels), "split": halves}, "right on all"
+    yield "a group that is the whole class", {"groups": labels}, None
+    base = {"labels": labels, "preds": preds, "embeddings": x}
+    yield "nothing wrong with it", base, None
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize(("change", "reason"), [pytest.param(*rest, id=name) for name, *rest in degenerate_worlds()])
+def test_where_little_can_be_found_nothing_is_claimed_and_the_reason_is_told(change, reason, tmp_path):
+    *_, (_, base, _) = degenerate_worlds()
+    found = fd.find_failures(**base | change, jobs=1)
+    result = found.analysis.result
+    if reason:
+        assert reason in result.found.skipped[0]
+        assert not [one for one in found.slices if one.class_index == 0]
+    claims = [*found.slices, *result.found.directions]
+    assert all(one.p_value == 1 for one in claims if one.size == 0 or one.rest == 0)
+    assert not [one for one in found.confirmed if one.class_index == 0]
+    # All that a result is taken for goes through with it.
+    loaded = fd.load(found.save(tmp_path / "mine"))
+    assert str(loaded) == str(found)
+    assert "confirmed" in loaded.report(tmp_path / "report.html").read_text()
+    loaded.score(base["embeddings"][:3] if "embeddings" not in change else change["embeddings"][:3], [0, 1, 0])
+
+
 def test_a_result_of_an_earlier_version_is_told(tmp_path):
     from pathlib import Path
 
     old = next((Path(__file__).parent / "fixtures" / "format_1").glob("*[!l].pt"))
     with pytest.raises(UserError, match="no slices"):
         fd.load(old)
+
+
+def test_what_the_package_offers_says_the_types_of_all_it_takes_and_gives():
+    for name in fd.__all__:
+        offered = getattr(fd, name)
+        functions = [offered]
+        if inspect.isclass(offered):
+            public = [value for key, value in vars(offered).items() if key == "__init__" or not key.startswith("_")]
+            public = [
+                value.fget if isinstance(value, property) else getattr(value, "__func__", value) for value in public
+            ]
+            functions = [value for value in public if inspect.isfunction(value)]
+        for function in functions:
+            signature = inspect.signature(function)
+            taken = [one for one in signature.parameters.values() if one.name not in ("self", "cls")]
+            assert all(one.annotation is not one.empty for one in taken), f"{name}.{function.__name__}"
+            assert signature.return_annotation is not signature.empty, f"{name}.{function.__name__}"

@@ -1,3 +1,4 @@
+import multiprocessing
 import os
 import struct
 
@@ -95,6 +96,14 @@ def test_a_killed_worker_is_told_and_leaves_nothing(tmp_path, pixels):
     with pytest.raises(UserError, match="was killed"):
         write_beton(tmp_path / "x.beton", Source(pixels.images, pixels.labels, ["a"]), workers=2)
     assert os.listdir(tmp_path) == []
+
+
+def test_no_more_processes_write_than_there_is_work_for(pixels, tmp_path, monkeypatch):
+    began = []
+    start = multiprocessing.Process.start
+    monkeypatch.setattr(multiprocessing.Process, "start", lambda process: began.append(process) or start(process))
+    write_beton(tmp_path / "x.beton", pixels, workers=100_000)
+    assert len(began) == 2  # 90 images are two pieces of work
 
 
 def test_images_are_stored_as_asked(tmp_path):

@@ -383,6 +383,27 @@ def test_the_hardest_captions_name_the_planted_failure(fitter, mine):
     assert of["cat", "hard"][0]["z"] < 0 < of["cat", "easy"][0]["z"]
 
 
+def test_slices_are_described_beside_the_directions(fitter, mine):
+    """By their own scores of the captions' differences from the reference; of a class that was skipped, too."""
+    slices = [
+        SimpleNamespace(id="cat-1", class_index=0, score=lambda x: x[:, 1]),
+        SimpleNamespace(id="cow-1", class_index=2, score=lambda x: -x[:, 0]),
+    ]
+    rows = describe_directions(fitter, FakeCLIP(), mine, CLASSES, top_k=3, slices=slices)
+    assert [row for row in rows if not row["slice"]] == describe_directions(fitter, FakeCLIP(), mine, CLASSES, top_k=3)
+    for one, name in zip(slices, ("cat", "cow"), strict=True):
+        texts, clip = mine.for_class(name).captions("all"), FakeCLIP()
+        latents = np.asarray(clip.evaluate_clip_captions([mine.for_class(name).reference, *texts]))
+        scores = one.score(fitter.preprocess(latents[1:] - latents[0]))
+        of_slice = [row for row in rows if row["slice"] == one.id]
+        assert [(row["class_name"], row["side"], row["rank"]) for row in of_slice] == [
+            (name, side, rank) for side in ("hard", "easy") for rank in (1, 2, 3)
+        ]
+        expected = np.sort(scores)[[0, 1, 2, -1, -2, -3]]
+        np.testing.assert_allclose([row["score"] for row in of_slice], expected)
+        assert of_slice[0]["caption"] == texts[int(scores.argmin())]
+
+
 def test_a_skipped_class_has_no_captions_but_a_reason(fitter, mine):
     rows = describe_directions(fitter, FakeCLIP(), mine, CLASSES)
     assert {row["class"] for row in rows} == {0, 1}
@@ -469,7 +490,7 @@ def test_the_analyzer_gives_the_top_captions_of_a_result(fitter, write, tmp_path
 
 
 def test_the_analyzer_refuses_directions_that_are_not_in_clips_space(fitter, mine):
-    with pytest.raises(UserError, match=r"these are in 'latent'; run train_svms.py with embedding: clip"):
+    with pytest.raises(UserError, match=r"these are in 'latent'; run failure-directions distil with embedding: clip"):
         ClipAnalyzer(result("latent"), fitter, mine, clip=FakeCLIP())
 
 
@@ -537,5 +558,5 @@ def test_without_wordnet_the_script_says_what_to_install(script, tmp_path, capsy
 @pytest.mark.skipif(not Path("/usr/share/wordnet/data.noun").is_file(), reason="WordNet is not installed")
 def test_the_kept_vocabularies_are_what_the_script_writes(script, tmp_path, capsys):
     script.main(["--out", str(tmp_path)])
-    for name in ("cifar.yaml", "imagenet.yaml"):
+    for name in ("cifar.yaml", "imagenet.yaml", "kinds/imagenet.yaml"):
         assert (tmp_path / name).read_text() == (ROOT / "src" / "captions" / "configs" / name).read_text()

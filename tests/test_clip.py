@@ -71,6 +71,19 @@ def test_embeddings_are_those_of_open_clip_on_the_same_pixels(scenes_clip, scene
     assert np.abs(ours - theirs.numpy()).max() < 0.02 * theirs.std()
 
 
+class _Runs:
+    def __reduce__(self):
+        return print, ("run",)
+
+
+def test_fetched_weights_that_would_run_code_are_refused(tmp_path, monkeypatch, capsys):
+    torch.save({"a": torch.zeros(2), "b": _Runs()}, tmp_path / "weights.bin")
+    monkeypatch.setattr(open_clip, "download_pretrained", lambda tagged: str(tmp_path / "weights.bin"))
+    with pytest.raises(UserError, match=r"weights\.bin .*run code"):
+        CLIPProcessor(MEAN, STD, "RN50-quickgelu", "yfcc15m", "cpu")
+    assert "run" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("mode", ["shortest", "longest", "squash"])
 @pytest.mark.parametrize(("height", "width"), [(32, 32), (40, 61), (300, 211)])
 def test_preprocessing_is_that_of_open_clip(mode, height, width):
@@ -92,6 +105,21 @@ def test_captions_keep_their_order_and_are_encoded_once(scenes_clip, monkeypatch
     monkeypatch.setattr(scenes_clip.model, "encode_text", None)
     other = CLIPProcessor([0, 0, 0], [255, 255, 255], arch=f"local-dir:{SCENES_CLIP}", device="cpu")
     assert np.array_equal(other.evaluate_clip_captions(captions[::-1]), first[::-1])
+
+
+def test_a_context_as_short_as_the_longest_text_gives_the_same_embeddings():
+    """On a text encoder of CLIP's architecture and context of 77 tokens, with random weights."""
+    torch.manual_seed(0)
+    text = {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 4, "layers": 3}
+    model = open_clip.CLIP(32, {"layers": 1, "width": 64, "patch_size": 16, "image_size": 32}, text).eval()
+    tokens = open_clip.get_tokenizer("ViT-B-32")(["a cat", "a photo of a white cat on the grass", ""])
+    with torch.no_grad():
+        whole = model.encode_text(tokens)
+        with clip_module._short_context(model, tokens) as short:
+            assert short.shape == (3, 11)
+            cut = model.encode_text(short)
+        assert torch.equal(model.encode_text(tokens), whole)
+    torch.testing.assert_close(cut, whole, rtol=1e-5, atol=1e-6)
 
 
 def test_a_text_longer_than_the_context_is_cut_and_said_once(scenes_clip, recwarn):

@@ -2,6 +2,7 @@
 
 import csv
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -128,6 +129,12 @@ def test_pairing_removes_what_seeds_share():
     assert row.deviation == pytest.approx(0.101, abs=1e-3)
     assert 0.008 < row.low < row.difference < row.high < 0.014
     assert row.is_clear
+    worse = compare({"base": better, "worse": by_seed})[1]
+    assert worse.high < 0
+    assert worse.is_clear
+    assert not replace(worse, high=0.0).is_clear
+    assert not replace(row, low=0.0).is_clear
+    assert not replace(row, low=-0.01).is_clear
 
 
 def test_equal_differences_show_no_interval(tmp_path):

@@ -1,7 +1,16 @@
+import re
+
 import pytest
 import yaml
-from failure_directions.config_parsing import load_dataset_config, load_svm_config
+from failure_directions.config_parsing import (
+    DatasetConfig,
+    TrainingConfig,
+    described_config,
+    load_dataset_config,
+    load_svm_config,
+)
 from failure_directions.runtime.errors import UserError
+from failure_directions.runtime.yaml_files import parse_yaml
 
 MINIMAL = {
     "train_beton": "a.beton",
@@ -104,3 +113,23 @@ def test_a_missing_file_is_named(tmp_path):
 def test_an_override_without_a_value_says_how_to_write_it(write):
     with pytest.raises(UserError, match=r"write it like training\.epochs=3"):
         load_dataset_config(write(MINIMAL), ["training.epochs"])
+
+
+def test_a_described_config_says_every_option_and_reads_as_what_was_given():
+    names = [f"class {i}: \u00e9" for i in range(30)]
+    training = {"epochs": 8, "lr_scheduler": {"type": "cyclic", "lr_peak_epoch": 2}}
+    given = MINIMAL | {"class_names": names, "minority": {names[1]: [1, 2]}, "training": training}
+    text = described_config(given)
+    assert parse_yaml(text) == given
+    options = re.findall(r"^ *(?:# )?(\w+):", text, re.MULTILINE)
+    assert {*DatasetConfig.model_fields, *TrainingConfig.model_fields, "type", "gamma"} <= set(options)
+    assert "None" not in text.replace("null", "")
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [("0", "directions is 0, but input should be 'auto', or greater than 0"), ("all", "'auto', or a valid integer")],
+)
+def test_an_option_of_several_kinds_names_them_all(value, said):
+    with pytest.raises(UserError, match=said):
+        load_svm_config("normalized_svm_latent_config", [f"directions={value}"])

@@ -1,6 +1,7 @@
 """Confirmation: every test, interval and verdict against an independent reference, planted truth, and no truth."""
 
 from itertools import combinations, pairwise
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -78,6 +79,13 @@ def test_one_group_says_nothing():
     assert c.grouped_p(wrong, wrong, np.zeros(30), np.random.default_rng(0)) == 1
 
 
+def test_a_count_that_no_draw_reaches_has_the_smallest_p_that_the_draws_allow():
+    """Twelve patients of three images, of which one half is flagged and wrong as a whole: one draw in 924."""
+    flagged = np.arange(36) < 18
+    p = c.grouped_p(flagged, flagged, np.repeat(np.arange(12), 3), np.random.default_rng(0), draws=9)
+    assert p == 1 / 10
+
+
 def test_benjamini_hochberg_is_statsmodels_and_the_step_up_by_hand():
     p = np.array([0.01, 0.04, 0.03, 0.5, 0.005, 0.2])
     # statsmodels 0.15.0: multipletests(p, method="fdr_bh")[1]
@@ -144,6 +152,22 @@ def test_the_mantel_haenszel_test_is_near_the_exact_one():
     assert c.mantel_haenszel_p(*stratified(tables)) == pytest.approx(sums[13:].sum(), rel=0.25)
 
 
+def test_of_groups_that_agree_the_variance_is_that_between_groups():
+    rng = np.random.default_rng(0)
+    groups, strata = np.repeat(np.arange(60), 6), np.tile(np.arange(3), 120)
+    flagged = np.repeat(rng.random(60) < 0.3, 6)
+    wrong = np.repeat(rng.random(60) < 0.3, 6) ^ (rng.random(360) < 0.1)
+    parts, excess = np.zeros(60), 0.0
+    for stratum in range(3):
+        rows = np.flatnonzero(strata == stratum)
+        away = (flagged[rows] - flagged[rows].mean()) * (wrong[rows] - wrong[rows].mean())
+        excess += away.sum()
+        np.add.at(parts, groups[rows], away)
+    assert (parts**2).sum() > 2 * 360 * flagged.var() * wrong.var()  # than of images that know nothing of each other
+    expected = stats.norm.sf((excess - 0.5) / np.sqrt((parts**2).sum()))
+    assert c.mantel_haenszel_p(flagged, wrong, strata, groups) == pytest.approx(expected, rel=1e-9)
+
+
 def test_what_confidence_explains_is_not_beyond_it_though_it_is_beyond_chance():
     rng = np.random.default_rng(0)
     confidence = rng.uniform(0.5, 1, size=4000)
@@ -201,6 +225,14 @@ def test_a_plan_for_power_agrees_with_simulated_experiments():
     assert all(few < many for few, many in pairwise(powers))
 
 
+def test_a_plan_at_the_ends_of_what_is_possible():
+    plan = c.plan_power(1, 1, 1, error_rate=0, slice_share=0.5, slice_error=1, purity=1)
+    assert (plan.images_per_class, plan.flagged_error_rate, plan.rest_error_rate, plan.power) == (1, 1, 0, 0)
+    assert c.plan_power(100, 1, 1, error_rate=0, slice_share=0.1, slice_error=1, purity=1).power == 1
+    plan = c.plan_power(100, 1, 1, error_rate=1, slice_share=0.1, slice_error=0, purity=0)
+    assert plan.rest_error_rate == pytest.approx(8 / 9)  # all ten of the slice are among the 90 of the rest
+
+
 @pytest.mark.parametrize(
     "changed", [{"fdr": 0}, {"fdr": 1}, {"purity": 2}, {"slice_share": 0}, {"images": 0}, {"error_rate": -0.1}]
 )
@@ -213,9 +245,12 @@ def test_a_plan_with_impossible_numbers_is_refused_by_name(changed):
 def test_overlap_is_the_share_of_common_hardest_images_with_the_nearest_of_the_others():
     scores = np.arange(20.0)
     others = np.stack([scores[::-1], np.r_[scores[10:], scores[:10]], np.r_[0, 1, 30, 31, scores[4:]]])
-    assert c.overlap(scores, others, 4) == 0.5
-    assert c.overlap(scores, others[:2], 4) == 0
+    orders = np.argsort(others, axis=1)
+    assert c.overlap(scores, orders, 4) == 0.5
+    assert c.overlap(scores, orders[:2], 4) == 0
     assert c.overlap(scores, [], 4) == 0
+    assert c.overlap(scores, orders, 1) == 1
+    assert c.overlap(scores, orders, 0) == 0
 
 
 def test_the_cut_at_a_share_flags_that_share_and_never_separates_equal_scores():
@@ -274,6 +309,14 @@ def test_near_duplicates_are_counted_in_blocks_as_all_at_once():
     assert c.near_duplicates(x, y) == c.near_duplicates(x, y, block=16) == 7
 
 
+def test_where_all_images_look_alike_to_the_embedding_only_much_nearer_ones_are_duplicates():
+    rng = np.random.default_rng(0)
+    x, y = (10 + 0.05 * rng.standard_normal((60, 20)) for _ in range(2))
+    assert np.min(x @ y.T / np.outer(np.linalg.norm(x, axis=1), np.linalg.norm(y, axis=1))) > c.NEAR_DUPLICATE
+    y[:4] = x[:4] * (1 + 1e-6 * rng.standard_normal((4, 20)))
+    assert c.near_duplicates(x, y) == 4
+
+
 # ---- From arrays to verdicts ----------------------------------------------------------------------------------------
 
 
@@ -299,6 +342,23 @@ def findings(planted):
     confidence = np.random.default_rng(1).uniform(0.5, 1, len(x))
     probs = np.column_stack([confidence, 1 - confidence])
     return c.find_and_confirm(x, labels, preds, find, confirm, class_names=["cat", "dog"], probs=probs)
+
+
+@pytest.mark.parametrize(("size", "rest", "errors"), [(12, 108, 12), (30, 270, 30), (20, 20, 32), (8, 392, 200)])
+def test_too_few_is_where_twice_the_error_rate_would_be_missed_more_often_than_seen(size, rest, errors):
+    n, rate = size + rest, errors / (size + rest)
+    twice = min(2 * rate, (1 + rate) / 2)  # of a class that is mostly wrong: halfway to 1
+    a, b = np.arange(size + 1)[:, None], np.arange(rest + 1)
+    chance = stats.binom.pmf(a, size, twice) * stats.binom.pmf(b, rest, rate)
+    p = stats.hypergeom.sf(a - 1, n, a + b, size)
+    levels = np.geomspace(1e-6, 0.9, 60)
+    seen = np.array([chance[p <= level].sum() for level in levels])
+    for level, power in zip(levels, seen, strict=True):
+        if abs(power - 0.5) > 1e-6:
+            tested = SimpleNamespace(size=size, rest=rest, error_rate=rate, rest_error_rate=rate)
+            verdict, _ = c._unconfirmed(tested, (size, rest), level)
+            assert verdict == (c.NOT_CONFIRMED if power > 0.5 else c.TOO_FEW)
+    assert seen.min() < 0.5 < seen.max()
 
 
 def test_every_planted_failure_is_confirmed(planted, findings):
@@ -418,6 +478,55 @@ def test_images_that_an_earlier_slice_took_are_left_out():
     assert not second[1].any()
     np.testing.assert_array_equal(second[2], ~first[1])
     assert second[3] == 1
+
+
+# ---- The paper's single directions -----------------------------------------------------------------------------------
+
+
+def test_single_directions_are_tested_against_the_rest_of_their_class_as_one_family():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 5, 3000)
+    values = rng.standard_normal(3000)
+    wrong = rng.random(3000) < np.where((labels < 2) & (values <= 0), 0.3, 0.2)
+    preds = np.where(wrong, (labels + 1) % 5, labels)
+    values[labels == 3] = np.nan  # has no direction
+    claims = c.confirm_directions(values, labels, preds, class_names=list("abcde"), fdr=0.2)
+    assert [claim.class_name for claim in claims] == list("abce")
+    p = []
+    for claim in claims:
+        of_class = labels == claim.class_index
+        flagged, rest = of_class & (values <= 0), of_class & (values > 0)
+        table = [[wrong[rows].sum(), (~wrong[rows]).sum()] for rows in (flagged, rest)]
+        p.append(stats.fisher_exact(table, alternative="greater").pvalue)
+        assert (claim.size, claim.rest, claim.wrong_as) == (flagged.sum(), rest.sum(), (claim.class_index + 1) % 5)
+        assert claim.difference == pytest.approx(wrong[flagged].mean() - wrong[rest].mean())
+        assert np.isnan(claim.beyond_confidence_q)
+    np.testing.assert_allclose([claim.p_value for claim in claims], p)
+    q = stats.false_discovery_control(p)
+    np.testing.assert_allclose([claim.q_value for claim in claims], q)
+    assert [claim.verdict == "confirmed" for claim in claims] == (q <= 0.2).tolist()
+    assert {claim.class_name for claim in claims if claim.verdict == "confirmed"} == {"a", "b"}
+
+
+def test_a_single_direction_that_flags_none_or_all_of_its_class_says_nothing():
+    labels, wrong = np.repeat([0, 1], 30), np.arange(60) % 3 == 0
+    values = np.where(labels == 0, 0.0, 1.0)
+    for claim in c.confirm_directions(values, labels, np.where(wrong, 2, labels)):
+        assert (claim.p_value, claim.verdict, claim.images_needed) == (1, "too few images", None)
+        assert np.isnan(claim.interval).all()
+    assert c.confirm_directions(np.full(60, np.nan), labels, labels) == []
+
+
+def test_single_directions_permute_whole_groups():
+    rng = np.random.default_rng(0)
+    groups = np.repeat(np.arange(24), 6)
+    flagged, wrong = (np.repeat(rng.random(24) < share, 6) for share in (0.4, 0.35))
+    values, labels = np.where(flagged, -1.0, 1.0), np.zeros(144, int)
+    [single] = c.confirm_directions(values, labels, wrong.astype(int))
+    [grouped] = c.confirm_directions(values, labels, wrong.astype(int), groups=groups)
+    exact = c.hypergeometric_p(flagged[::6], wrong[::6])
+    assert grouped.p_value == pytest.approx(exact, abs=4 * np.sqrt(exact * (1 - exact) / 100))
+    assert abs(np.log(single.p_value / exact)) > abs(np.log(grouped.p_value / exact))
 
 
 # ---- Bad input ------------------------------------------------------------------------------------------------------

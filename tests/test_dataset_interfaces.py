@@ -4,6 +4,7 @@ The diffusion model is that of the scenes with random weights: nothing here asks
 """
 
 import csv
+import itertools
 import re
 import shutil
 import subprocess
@@ -672,6 +673,19 @@ def test_files_that_would_run_code_or_are_damaged_are_refused(tmp_path, capsys, 
         diffusion_models.load_model(tmp_path / "part.safetensors")
 
 
+@pytest.mark.parametrize(
+    ("part", "file"),
+    [("text_encoder", "model.safetensors"), ("unet", "diffusion_pytorch_model.safetensors")],
+)
+def test_a_model_of_which_weights_are_missing_is_not_made_up(tmp_path, part, file):
+    folder = Path(shutil.copytree(MODEL, tmp_path / "model"))
+    weights = safetensors.torch.load_file(folder / part / file)
+    half = dict(list(weights.items())[::2])
+    safetensors.torch.save_file(half, folder / part / file, {"format": "pt"})
+    with pytest.raises(UserError, match=f"the {part} of .* lacks {len(weights) - len(half)} weights"):
+        diffusion_models.load_model(folder)
+
+
 def test_a_model_that_is_not_at_hand_is_told_with_the_way_out(tmp_path, monkeypatch):
     monkeypatch.setattr(hub, "answers", lambda: False)
     with pytest.raises(UserError, match=r"neither in .* nor to be downloaded .* give a folder"):
@@ -754,9 +768,11 @@ def test_filtering_asks_for_object_and_shift_apart(drawn):
 
 def test_a_clip_that_is_not_at_hand_is_told_with_the_way_out(drawn, tmp_path, monkeypatch):
     monkeypatch.setattr(hub, "answers", lambda: False)
-    with pytest.raises(UserError, match="not a CLIP folder"):
+    with pytest.raises(UserError, match=r"incomplete: open_clip_config\.json is missing"):
         inference_utils.clip_similarity(drawn, "a", f"local-dir:{tmp_path}")
     with pytest.raises(UserError, match=r"the hub cannot be reached.*local-dir:FOLDER"):
+        inference_utils.clip_similarity(drawn, "a", "RN50-quickgelu", "yfcc15m")
+    with pytest.raises(UserError, match="trained with QuickGELU"):
         inference_utils.clip_similarity(drawn, "a", "RN50", "yfcc15m")
     with pytest.raises(UserError, match="local-dir:FOLDER"):
         inference_utils.clip_similarity(drawn, "a", "no-such-model", "no-tag")
@@ -779,6 +795,10 @@ def test_the_shifts_are_the_23_and_the_base():
         "- {name: 5, prompt: a <TOKEN>}",
         "[]",
         "- {name: a, prompt: a <TOKEN>}\n- {name: a, prompt: the <TOKEN>}",
+        "- {name: in red, prompt: a <TOKEN>}\n- {name: in_red, prompt: the <TOKEN>}",  # of one folder
+        "- {name: In red, prompt: a <TOKEN>}\n- {name: in red, prompt: the <TOKEN>}",
+        "{name: a, prompt: a <TOKEN>}",
+        f"- &a [{'x,' * 40}]\n" + "\n".join(f"- &{b} [{f'*{a},' * 40}]" for a, b in itertools.pairwise("abcdef")),
         "just words",
         "{a: [}",
     ],
@@ -915,6 +935,25 @@ def test_the_commands_lead_from_images_to_a_table(tmp_path, capsys, monkeypatch)
             main(bad)
         assert stopped.value.code == 2
         assert message in capsys.readouterr().err
+
+
+def test_the_shipped_models_are_found_by_name_and_sampled_as_suits_them(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    star = textual_inversion.mean_embedding(diffusion_models.load_model("scenes"), "star")
+    create_token_dictionary([star], ["<star-0>"], ["star"], "encoder", "scenes")
+    prompt = "a photo of a <TOKEN>"
+    words = ["--model", "scenes", "--encoder-root", "encoder", "--class", "star", "--prompt", prompt, "--device", "cpu"]
+    main(["generate", *words, "--num-samples", "2", "--out", "made"])
+    made = [read_photo(file) for file in image_files("made")]
+    sampling = {"num_inference_steps": 20, "guidance_scale": 3.0, "device": "cpu"}
+    asked = generate("encoder", 0, prompt, 2, 0, model_name=str(diffusion_models.SCENES_DIFFUSION), **sampling)
+    for image, other in zip(made, asked, strict=True):
+        np.testing.assert_array_equal(np.asarray(image), np.asarray(other))
+    for shape in ("star", "heart"):
+        words = ["--images", "made", "--object", f"a photo of a {shape}", "--clip-model", "scenes", "--device", "cpu"]
+        main(["score", *words, "--out", f"{shape}.csv"])
+    scores = [list(csv.DictReader(Path(f"{name}.csv").read_text().splitlines())) for name in ("star", "heart")]
+    assert all(float(star["object"]) > float(heart["object"]) for star, heart in zip(*scores, strict=True))
 
 
 @pytest.mark.check

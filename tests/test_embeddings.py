@@ -10,6 +10,7 @@ from failure_directions.embeddings.spaces import InceptionEmbedding, LatentEmbed
 from failure_directions.loaders import make_loader
 from failure_directions.models.build import build_model
 from failure_directions.runtime.errors import UserError
+from failure_directions.runtime.pt_files import load_pt, save_pt
 from PIL import Image
 from pydantic import ValidationError
 from safetensors.torch import save_file
@@ -71,6 +72,25 @@ def test_damaged_files_of_the_cache_are_named(tmp_path, model, loader):
     cache(tmp_path, model).get(loader)
     (embeddings,) = tmp_path.glob("*.npy")
     embeddings.write_bytes(embeddings.read_bytes()[:200])
+    with pytest.raises(UserError, match="damaged; delete"):
+        cache(tmp_path, model).get(loader)
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("labels", lambda labels: labels.roll(1)),
+        ("indices", lambda indices: indices.flip(0)),
+        ("preds", lambda preds: preds + 7),
+        ("preds", lambda preds: preds[:-1]),
+        ("highest", lambda highest: None),
+    ],
+)
+def test_kept_predictions_of_other_images_or_classes_are_refused(tmp_path, model, loader, name, change):
+    cache(tmp_path, model).get(loader)
+    (path,) = tmp_path.glob("*_predictions.pt")
+    content = load_pt(path, "predictions", "")
+    save_pt(content | {name: change(content[name])}, path)
     with pytest.raises(UserError, match="damaged; delete"):
         cache(tmp_path, model).get(loader)
 

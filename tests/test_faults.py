@@ -22,6 +22,7 @@ from failure_directions.commands import (
     compare as compare_runs,
 )
 from failure_directions.commands import distil as train_svms
+from failure_directions.commands import export, report
 from failure_directions.commands import (
     index as make_index_files,
 )
@@ -32,13 +33,14 @@ from failure_directions.commands import sparse as sparse_main
 from failure_directions.commands import train as ffcv_main
 from failure_directions.config_parsing import load_dataset_config
 from failure_directions.data import images
-from failure_directions.data.beton_writer import write_beton
-from failure_directions.data.betons import open_beton
+from failure_directions.data.beton_writer import ImageOptions, write_beton
+from failure_directions.data.betons import Beton, open_beton
 from failure_directions.data.extra_images import extra_images_split
 from failure_directions.data.image_sources import ImageArrays, ImageFiles, manifest_sources, without_broken
 from failure_directions.data.images import read_image
 from failure_directions.data.index_files import load_index_file
 from failure_directions.directions.galleries import StoredImages, SVMProcessor
+from failure_directions.directions.results import OutputFiles
 from failure_directions.interventions.comparison import load_run
 from failure_directions.runtime.errors import LOST_STORAGE, UserError, entry_point
 from failure_directions.runtime.pt_files import load_pt, save_pt
@@ -105,8 +107,9 @@ def refusal(capsys, main, *arguments):
 
 
 @pytest.mark.check
-def test_what_is_killed_and_called_again_ends_as_if_nothing_had_happened(tmp_path):
-    command = [sys.executable, "-m", "tests.trials.kill_trials", "--stages", "training", "--kills", "3"]
+@pytest.mark.parametrize("stage", ["training", "training, by SIGTERM"])
+def test_what_is_killed_and_called_again_ends_as_if_nothing_had_happened(tmp_path, stage):
+    command = [sys.executable, "-m", "tests.trials.kill_trials", "--stages", stage, "--kills", "3"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     found = subprocess.run(
         words(*command, "--out", tmp_path / "out"), cwd=ROOT, env=environment, capture_output=True, text=True
@@ -673,3 +676,86 @@ def test_a_config_whose_aliases_stand_for_billions_is_refused(tmp_path):
     (tmp_path / "c.yaml").write_text("a: " + "x" * 5_000_000)
     with pytest.raises(UserError, match="larger than 4 MB"):
         load_dataset_config(tmp_path / "c.yaml")
+
+
+@pytest.fixture
+def jpeg_beton(pixels, tmp_path):
+    """A function that writes a beton of JPEGs and gives its path, a byte within an image turned where asked."""
+
+    def write(damaged=True):
+        path = tmp_path / "x.beton"
+        write_beton(path, pixels, ImageOptions("jpg"), workers=1)
+        if damaged:
+            with open(path, "r+b") as stream:
+                stream.seek(int(open_beton(path).reader.metadata["f0"]["data_ptr"][40]) + 400)
+                (byte,) = stream.read(1)
+                stream.seek(-1, os.SEEK_CUR)
+                stream.write(bytes([byte ^ 1]))
+        return path
+
+    return write
+
+
+def test_a_jpeg_that_was_damaged_in_a_beton_is_noticed(jpeg_beton, monkeypatch):
+    open_beton(jpeg_beton(damaged=False)).check_content(whole=True)
+    beton = open_beton(jpeg_beton())
+    with pytest.raises(UserError, match=r"beton .*x\.beton is damaged"):
+        beton.check_content()
+    monkeypatch.setattr(Beton, "is_small", False)
+    beton.check_content()  # too large to be read without being asked
+    with pytest.raises(UserError, match="is damaged"):
+        beton.check_content(whole=True)
+
+
+def test_a_checksum_is_one_of_sha256sum_and_goes_with_its_beton(jpeg_beton, pixels, tmp_path):
+    path = jpeg_beton(damaged=False)
+    checksum = tmp_path / "x.beton.sha256"
+    found = subprocess.run(
+        ["sha256sum", "-c", checksum.name], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert found.stdout == "x.beton: OK\n"
+    write_beton(path, ImageArrays(pixels.images[::-1], pixels.labels, pixels.class_names), workers=1)
+    open_beton(path).check_content(whole=True)
+    checksum.write_text("what somebody noted\n")
+    with pytest.raises(UserError, match=r"x\.beton\.sha256 is no checksum"):
+        open_beton(path).check_content()
+    checksum.unlink()
+    open_beton(path).check_content()
+    with pytest.raises(UserError, match="has no checksum beside it"):
+        open_beton(path).check_content(whole=True)
+
+
+@pytest.mark.parametrize("command", ["train", "distil", "sparse", "report"])
+def test_commands_that_read_a_damaged_beton_say_so(scenes_folder, trained_run, result, tmp_path, capsys, command):
+    data = tmp_path / "data"
+    shutil.copytree(scenes_folder, data)
+    with open(data / "scenes_test.beton", "r+b") as stream:
+        stream.seek(int(open_beton(data / "scenes_test.beton").reader.metadata["f0"]["data_ptr"][3]))
+        stream.write(b"\x80" * 40)
+    model = ["--model-path", last(trained_run)]
+    main, *options = {
+        "train": (ffcv_main.main, *of_scenes(data), "--runs", tmp_path / "runs", "--exp-name", "x"),
+        "distil": (train_svms.main, *of_scenes(data), "-s", LATENT, *model, "--out-file", tmp_path / "x.pt"),
+        "sparse": (sparse_main.main, *of_scenes(data), "--dataset", "beton", *model, "--out-path", tmp_path / "x"),
+        "report": (report.main, "--svm", result, "--root", data, "--report", tmp_path / "report.html"),
+    }[command]
+    assert "scenes_test.beton is damaged" in refusal(capsys, main, *options)
+    assert os.listdir(tmp_path) == ["data"]
+
+
+def test_neither_report_nor_export_nor_result_replaces_what_it_is_made_from(result, scenes_folder, trained_run, capsys):
+    files = [path for path in OutputFiles(result).all() if path.exists()]
+    assert len(files) > 4
+    before = {path: path.read_bytes() for path in [*files, last(trained_run)]}
+    for path in files:
+        assert "would be written, but is read" in refusal(capsys, report.main, "--svm", result, "--report", path)
+        assert "would be written, but is read" in refusal(capsys, export.main, "--to", "csv", "--svm", result, path)
+    model = ["-s", LATENT, "--model-path", last(trained_run), "--out-file", last(trained_run)]
+    assert "would be written, but is read" in refusal(capsys, train_svms.main, *of_scenes(scenes_folder), *model)
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_betons_are_not_hidden_by_their_name(tmp_path, capsys):
+    said = refusal(capsys, make_betons.main, "scenes", "--out", tmp_path / "out", "--name", "..")
+    assert "'..' is not a plain name" in said
+    assert os.listdir(tmp_path) == []

@@ -577,6 +577,7 @@ def test_data_that_have_changed_since_are_refused(text_result, sampling, tmp_pat
 # ---- the notebooks
 
 
+@pytest.mark.check
 def test_the_vision_notebook_shows_each_class_s_features(scenes_result):
     from test_notebooks import execute
 
@@ -589,6 +590,7 @@ def test_the_vision_notebook_shows_each_class_s_features(scenes_result):
     assert "errors by feature" in printed
 
 
+@pytest.mark.check
 def test_the_language_notebook_finds_the_planted_words(text_result, sampling):
     from test_notebooks import execute
 

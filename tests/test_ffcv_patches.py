@@ -98,11 +98,13 @@ print(json.dumps(found))
     return json.loads(" ".join(printed(program)))
 
 
+@pytest.mark.check
 def test_without_them_it_loses_its_threads(habits):
     after = [habits["threads after import"], habits["threads after set_num_threads"]]
     assert after == [1, 1], "ffcv leaves torch's threads alone: `_set_decoding_threads` may go"
 
 
+@pytest.mark.check
 def test_without_them_numba_compiles_a_dict(habits):
     module, content = habits["modes"]
     assert module.startswith("numba"), "ffcv's dict is a plain one: `mock.patch` may go"
@@ -114,15 +116,18 @@ print(type(IMAGE_MODES).__name__, *IMAGE_MODES, *IMAGE_MODES.values())
     assert printed(program) == ["dict", *content, *map(str, content.values())]
 
 
+@pytest.mark.check
 def test_without_them_equal_code_is_compiled_again(habits):
     assert not habits["compiles equal code once"], "ffcv compiles equal code once: `_compile_once` may go"
 
 
+@pytest.mark.check
 def test_without_them_numbas_shared_type_is_changed(habits):
     assert habits["mutable before"]
     assert not habits["mutable after"], "ffcv leaves the type alone: the line on `state_type` may go"
 
 
+@pytest.mark.check
 def test_without_them_the_same_seed_gives_other_crops(pixels_beton):
     program = """
 import sys
@@ -139,6 +144,7 @@ print(np.array_equal(first_batch(), first_batch()))
     assert printed(program, pixels_beton) == ["False"], "crops can be seeded: `SeededRandomResizedCrop` may go"
 
 
+@pytest.mark.check
 def test_without_them_an_error_while_decoding_is_waited_for_forever(pixels_beton):
     program = """
 import signal

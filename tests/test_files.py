@@ -13,11 +13,14 @@ import torch
 from failure_directions.runtime.errors import UserError, entry_point
 from failure_directions.runtime.files import (
     atomic_path,
+    check_apart,
     check_writable,
     create_npy,
     no_formula,
+    unchanged,
     without_apostrophe,
     write_csv,
+    write_file,
     written_together,
 )
 from failure_directions.runtime.pt_files import check_weights_folder, load_pt, load_tensors, save_pt
@@ -258,7 +261,7 @@ def test_no_name_commands_the_terminal(capsys):
 @pytest.mark.parametrize(
     ("number", "code", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
 )
-@pytest.mark.parametrize("place", ["import", "work"])
+@pytest.mark.parametrize("place", ["import", "work", "after the work"])
 def test_a_signal_ends_a_command_in_one_line_from_its_first_import_on(tmp_path, number, code, word, place):
     wait = "print('ready', flush=True); import time; time.sleep(60)"
     lines = {
@@ -271,6 +274,15 @@ def main():
     with atomic_path('x.csv'):
         {wait}
 main()""",
+        "after the work": f"""
+import sys, types
+from failure_directions.commands import main
+from failure_directions.runtime.errors import entry_point
+def work(words):
+    entry_point(lambda: None)()
+    {wait}
+sys.modules["failure_directions.commands.find"] = types.SimpleNamespace(main=work)
+main.main(["find"])""",
     }
     call = [sys.executable, "-c", lines[place]]
     process = subprocess.Popen(call, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -279,3 +291,68 @@ main()""",
     _, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (code, f"{word}\n")
     assert os.listdir(tmp_path) == []
+
+
+def test_a_link_stays_and_what_it_points_to_is_written(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "link.txt").symlink_to(tmp_path / "elsewhere" / "file.txt")
+    for text in (b"first", b"second"):
+        write_file(tmp_path / "link.txt", text)
+        assert (tmp_path / "elsewhere" / "file.txt").read_bytes() == text
+        assert (tmp_path / "link.txt").is_symlink()
+    assert sorted(os.listdir(tmp_path)) == ["elsewhere", "link.txt"]
+
+
+def test_a_link_to_a_pipe_is_not_replaced(tmp_path):
+    # As /dev/stdout is, where the output goes to another program.
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "stdout").symlink_to(tmp_path / "pipe")
+    with pytest.raises(UserError, match="no ordinary file"):
+        write_file(tmp_path / "stdout", b"")
+    assert (tmp_path / "stdout").is_symlink()
+
+
+def test_what_is_read_is_not_written_and_nothing_is_written_twice(tmp_path):
+    (tmp_path / "read.csv").write_text("a")
+    (tmp_path / "link.csv").symlink_to(tmp_path / "read.csv")
+    check_apart([tmp_path / "new.html", None, ""], [tmp_path / "read.csv", None, "timm:resnet18"])
+    check_apart([tmp_path / "new.html"], [tmp_path / "new.html"])  # not there, and so not read
+    for output in ("read.csv", "link.csv", "../" + tmp_path.name + "/read.csv"):
+        with pytest.raises(UserError, match=r"\.csv would be written, but is read by this command"):
+            check_apart([tmp_path / output], [tmp_path / "read.csv"])
+    with pytest.raises(UserError, match="would be written twice"):
+        check_apart([tmp_path / "new.html", f"{tmp_path}/./new.html"], [])
+
+
+def test_a_result_that_is_replaced_as_it_is_read_is_told(tmp_path):
+    write_file(tmp_path / "OUT.pt", b"one")
+    with unchanged(tmp_path / "OUT.pt"):
+        assert (tmp_path / "OUT.pt").read_bytes() == b"one"
+    with pytest.raises(UserError, match=r"OUT\.pt was replaced by another command"), unchanged(tmp_path / "OUT.pt"):
+        write_file(tmp_path / "OUT.pt", b"two")
+
+    def captions_of_another():
+        write_file(tmp_path / "OUT.pt", b"one")
+        raise UserError("the captions are of another result")
+
+    with pytest.raises(UserError, match="was replaced"), unchanged(tmp_path / "OUT.pt"):
+        captions_of_another()
+    with pytest.raises(UserError, match="are damaged"), unchanged(tmp_path / "OUT.pt"):
+        raise UserError("the captions are damaged")
+
+
+def test_of_two_results_of_one_name_one_is_there_whole(tmp_path):
+    program = """
+import sys
+from failure_directions.runtime.files import write_file, written_together
+for number in range(100):
+    with written_together(old=[f"{letter}.txt" for letter in "abcd"]):
+        for letter in "abcd"[: 2 + 2 * (sys.argv[1] == "first")]:
+            write_file(f"{letter}.txt", sys.argv[1].encode())
+"""
+    calls = [[sys.executable, "-c", program, name] for name in ("first", "second")]
+    for process in [subprocess.Popen(call, cwd=tmp_path) for call in calls]:
+        assert process.wait() == 0
+    left = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    wholes = [dict.fromkeys(map("{}.txt".format, "abcd"), "first"), dict.fromkeys(map("{}.txt".format, "ab"), "second")]
+    assert left in wholes

@@ -1,5 +1,7 @@
 """`failure-directions find`: from what people have to the arrays that failures are looked for in."""
 
+import html
+import re
 import sys
 import types
 from dataclasses import dataclass
@@ -58,6 +60,8 @@ def test_images_and_a_model_become_arrays_without_the_training_images(folder, we
     assert inputs.split.tolist() == ["val"] * 36 + ["test"] * 36
     np.testing.assert_allclose(inputs.probs.sum(axis=1), 1, atol=1e-5)
     np.testing.assert_array_equal(inputs.preds, inputs.probs.argmax(axis=1))
+    assert "160 x 160" in inputs.made_from["model"]
+    assert inputs.made_from["classes"].endswith("in the order cat, dog, hen")
     for words in (
         "12 training images are left out",
         "in the order cat, dog, hen",
@@ -104,7 +108,10 @@ def test_wrong_predictions_of_classes_without_images_stay_what_they_are(folder, 
 
 
 def test_classes_that_the_model_does_not_know_stop_before_the_work(folder, weights):
-    with pytest.raises(UserError, match="the class cat is none of the model's 3 outputs"):
+    with pytest.raises(
+        UserError,
+        match=r"the classes cat, dog are none of the model's 3 outputs \(ant, bee, hen\); the classes are cat",
+    ):
         prepared(
             "--images",
             folder,
@@ -229,6 +236,7 @@ def test_what_does_not_go_together_is_one_sentence(tmp_path, argv, words):
         (["--embeddings", "e.npy", "--embedding", "clip:scenes"], "give one of them"),
         (["--report", "/dev/null"], "cannot write"),
         (["--batch-size", "0"], "--batch-size is 0"),
+        (["--seed", "-1"], "--seed is -1"),
     ],
 )
 def test_options_that_make_no_sense_are_refused_before_anything_is_read(argv, words, capsys):
@@ -324,8 +332,83 @@ def test_a_planted_failure_is_confirmed_from_the_table_to_the_report(tmp_path, c
     assert [one.class_name for one in found.confirmed] == ["cat"]
     assert found.confirmed[0].error_rate > 0.5 > 0.3 > found.confirmed[0].rest_error_rate
     assert "confirmed" in capsys.readouterr().out
-    assert "cat" in (tmp_path / "report.html").read_text()
+    report = (tmp_path / "report.html").read_text()
+    assert "cat" in report
+    assert f'data-path="{tmp_path}' in report
+    # What it was made from is in the report and in the file.
+    for what, told in found.analysis.result.made_from.items():
+        assert html.escape(told, quote=False) in re.sub("</?span>", "", report).replace("&#39;", "'"), what
+    assert {"command", "images", "predictions", "embedding"} <= set(found.analysis.result.made_from)
+
+
+def test_texts_are_shown_in_the_report_and_in_galleries(tmp_path):
+    import failure_directions as fd
+
+    rng = np.random.default_rng(0)
+    embeddings = rng.normal(size=(600, 6))
+    embeddings[300:, 5] += 6
+    lines = ["text,label,pred"]
+    for i, row in enumerate(embeddings):
+        own, other = ("praise", "complaint") if i < 300 else ("complaint", "praise")
+        wrong = own == "praise" and row[0] > 1
+        lines.append(f'"<b>Number {i}</b>, {"odd " * (20 if i % 50 == 0 else 2)}",{own},{other if wrong else own}')
+    (tmp_path / "t.csv").write_text("\n".join(lines))
+    np.save(tmp_path / "e.npy", embeddings)
+    argv = ["--predictions", "t.csv", "--embeddings", "e.npy", "--report", "r.html", "--out", "o.pt"]
+    find.main([str(tmp_path / word) if "." in word else word for word in argv])
+    page = (tmp_path / "r.html").read_text()
+    assert "There are no images" not in page
+    one = fd.load(tmp_path / "o.pt").confirmed[0]
+    assert page.count("<q title") >= min(16, one.size)
+    for i in one.members[:16]:
+        assert f"&lt;b&gt;Number {i}&lt;/b&gt;, odd" in page
+    proc = fd.SVMProcessor(tmp_path / "o.pt")
+    drawn = proc.display_extremes("praise", rows=1, columns=2, filename=tmp_path / "praise.svg")
+    hardest = proc.texts("test")[proc.ordering("praise", "test")[0]]
+    assert any(hardest[:12] in text.get_text() for part in drawn.subfigs for ax in part.axes for text in ax.texts)
 
 
 def test_find_is_a_subcommand():
     assert "find" in SUBCOMMANDS
+
+
+@pytest.fixture
+def arrays(tmp_path):
+    """Words that name a table with predictions, and embeddings."""
+    rows = [f"{i}.png,{CLASSES[i % 2]},{CLASSES[(i + (i % 5 == 0)) % 2]}" for i in range(60)]
+    (tmp_path / "table.csv").write_text("\n".join(["path,label,pred", *rows]))
+    np.save(tmp_path / "e.npy", np.random.default_rng(0).normal(size=(60, 4)))
+    return ["--predictions", str(tmp_path / "table.csv"), "--embeddings", str(tmp_path / "e.npy")]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--report", "{}/table.csv"], r"table\.csv would be written, but is read"),
+        (["--report", "{}/e.npy"], r"e\.npy would be written, but is read"),
+        (["--out", "{}/same.pt", "--report", "{}/same.pt"], r"same\.pt would be written twice"),
+        (["--out", "{}/x.pt", "--report", "{}/x_val.csv"], r"x_val\.csv would be written twice"),
+        (["--report", ""], "--report is empty"),
+        (["--embedding="], "--embedding is empty"),
+        (["--directions", "999999999"], "from 1 to 1,000,000"),
+        (["--directions", "0"], "from 1 to 1,000,000"),
+        (["--directions", "1e9"], "'1e9' is neither auto nor a number"),
+        (["--mean", "a,b,c"], "'a,b,c' is not three numbers"),
+        (["--std", ".5,.5"], r"'\.5,\.5' is not three numbers"),
+    ],
+)
+def test_options_that_cannot_be_meant_are_refused_before_anything_is_read(arrays, tmp_path, capsys, options, said):
+    before = {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    with pytest.raises(SystemExit) as stop:
+        find.main([*arrays, *(option.format(tmp_path) for option in options)])
+    assert stop.value.code == 2
+    assert re.search(said, capsys.readouterr().err)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
+
+
+def test_a_table_that_a_result_would_overwrite_is_kept(arrays, tmp_path, capsys):
+    (tmp_path / "table.csv").rename(tmp_path / "x_val.csv")
+    with pytest.raises(SystemExit) as stop:
+        find.main(["--predictions", str(tmp_path / "x_val.csv"), *arrays[2:], "--out", str(tmp_path / "x")])
+    assert stop.value.code == 2
+    assert "x_val.csv would be written, but is read" in capsys.readouterr().err

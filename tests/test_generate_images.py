@@ -6,6 +6,7 @@ The diffusion model is that of the scenes with random weights. Where it matters 
 import csv
 import functools
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,9 @@ from failure_directions.commands import distil as train_svms
 from failure_directions.commands import generate as generate_images
 from failure_directions.commands import train as ffcv_main
 from failure_directions.config_parsing import load_dataset_config
+from failure_directions.data.extra_images import extra_images_split
 from failure_directions.data.scene_drawing import BACKGROUNDS, COLOURS, SHAPES, draw
+from failure_directions.directions.results import CaptionRow, OutputFiles, read_table, write_table
 from failure_directions.interfaces import diffusion_models, generation, textual_inversion
 from failure_directions.interventions import synthetic
 from failure_directions.models.checkpoints import load_checkpoint
@@ -25,6 +28,7 @@ from PIL import Image
 
 from dataset_interfaces import create_token_dictionary
 from scripts.train_scenes_diffusion import new_pipeline
+from tests.test_label_next import plant, planted
 
 SVM_CONFIG = Path(__file__).resolve().parents[1] / "svm_configs" / "normalized_svm_scenes_config.yaml"
 
@@ -106,6 +110,47 @@ def fails(call, capsys, *words, **options):
 def with_directions(result):
     skipped = load_pt(result, "result")["val_metrics"]["skipped_classes"]
     return [name for c, name in enumerate(SHAPES) if str(c) not in skipped]
+
+
+def test_confirmed_failures_share_a_class_s_images(generate, result, tmp_path, capsys, scenes_folder):
+    """Of a class's four images, a failure with thrice the errors gets three; each is made of its own caption."""
+    svm = tmp_path / "clip.pt"
+    for ending in (".pt", "_model.pt", "_captions.csv"):
+        (tmp_path / f"clip{ending}").write_bytes(result.with_name(f"clip{ending}").read_bytes())
+    name = with_directions(svm)[0]
+    c = SHAPES.index(name)
+    rows = read_table(svm, CaptionRow)
+    captions = [row.caption for row in rows if (row.class_name, row.slice, row.side) == (name, "", "hard")][:2]
+    of_slices = [
+        CaptionRow(class_name=name, slice=f"{name}-{i}", side="hard", rank=1, caption=caption, score=1.0, z=1.0)
+        for i, caption in enumerate(captions, start=1)
+    ]
+    write_table(OutputFiles(svm).of(CaptionRow), CaptionRow, [row for row in rows if not row.slice] + of_slices)
+    of_class = {"class_name": name, "class_index": c}
+    one, two = (planted(0, rank, [1.0], errors=errors) for rank, errors in ((1, 30), (2, 10)))
+    plant(svm, [replace(one, id=f"{name}-1", **of_class), replace(two, id=f"{name}-2", **of_class)])
+    generate(tmp_path / "out", "--by-slices", "--per-class", 4, svm=svm)
+    made = read_csv(tmp_path / "out" / "manifest.csv")
+    assert [(row["label"], row["prompt"]) for row in made] == [(name, captions[0])] * 3 + [(name, captions[1])]
+    assert [str(Path(row["path"]).parent) for row in made] == [f"{name}-1"] * 3 + [f"{name}-2"]
+    assert all((tmp_path / "out" / row["path"]).is_file() for row in made)
+    assert str(tmp_path / "out" / "manifest.csv") in capsys.readouterr().out
+    config = load_dataset_config(scenes_folder / "config.yaml")
+    split = extra_images_split(tmp_path / "out" / "manifest.csv", config, tmp_path / "extra.beton")
+    assert split.column("label").tolist() == [c] * 4
+
+    generate(tmp_path / "others", "--by-slices", "--classes", next(other for other in SHAPES if other != name), svm=svm)
+    assert "no image is made" in capsys.readouterr().out
+    assert not (tmp_path / "others").exists()
+    assert "neutral ones name the class alone" in fails(
+        generate, capsys, tmp_path / "n", "--by-slices", svm=svm, captions="neutral"
+    )
+
+
+def test_classes_that_are_named_alone_have_images(generate, result, tmp_path):
+    name = with_directions(result)[-1]
+    generate(tmp_path / "out", "--classes", name)
+    assert {row["label"] for row in read_csv(tmp_path / "out" / "manifest.csv")} == {name}
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -361,7 +406,7 @@ def test_captions_that_are_missing_or_damaged_are_told(generate, result, tmp_pat
     copy = Path(shutil.copy(result, tmp_path))
     say = functools.partial(fails, generate, capsys, tmp_path / "out", svm=copy)
     captions = copy.with_name("clip_captions.csv")
-    assert "clip_captions.csv does not exist; make the result again with train_svms.py --captions" in say()
+    assert "clip_captions.csv does not exist; make the result again with failure-directions distil --captions" in say()
     text = result.with_name("clip_captions.csv").read_text()
     of_others, cut = text.replace("circle,", "hexagon,"), "class,side,rank,caption\ncircle,hard,1"
     for damaged in ("", "\0\n", "a,b\n1,2\n", of_others, cut):
@@ -377,7 +422,7 @@ def test_captions_that_are_missing_or_damaged_are_told(generate, result, tmp_pat
     content = load_pt(copy, "result")
     content["args"]["captions"] = None
     save_pt(content, copy)
-    assert "has no captions to make images of; make the result again with train_svms.py --captions" in say()
+    assert "has no captions to make images of; make the result again with failure-directions distil --captions" in say()
     assert not (tmp_path / "out").exists()
 
 

@@ -202,3 +202,12 @@ def test_one_class_or_one_image_of_a_class_is_refused(blobs):
         out_of_fold(x, np.zeros(300, dtype=int), 1)
     with pytest.raises(UserError, match="a single image"):
         out_of_fold(x, np.where(np.arange(300) == 5, 3, y), 4)
+
+
+def test_embeddings_in_another_order_than_the_labels_are_told():
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(5), 80)
+    embeddings = rng.normal(size=(5, 16))[labels] + rng.normal(size=(400, 16))
+    assert guards.row_order(embeddings, labels) is None
+    assert "row i of the embeddings" in guards.row_order(rng.permutation(embeddings), labels)
+    assert guards.row_order(embeddings, np.zeros(400, int)) is None  # one class: nothing can be told

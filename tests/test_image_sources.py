@@ -1,6 +1,7 @@
 import csv
 import pickle
 import re
+import shutil
 import time
 from pathlib import Path
 
@@ -10,11 +11,14 @@ import torch
 from failure_directions.commands import betons as make_betons
 from failure_directions.config_parsing import load_dataset_config
 from failure_directions.data.any_images import AnyImages
+from failure_directions.data.beton_sets import write_splits, write_starter_config
+from failure_directions.data.beton_tables import describe_split
 from failure_directions.data.betons import open_beton
 from failure_directions.data.image_sources import cifar_sources, folder_sources, group_classes, manifest_sources
 from failure_directions.data.images import read_image
-from failure_directions.data.splits import Split
+from failure_directions.data.splits import Split, open_splits
 from failure_directions.loaders import make_loader
+from failure_directions.models.build import build_model
 from failure_directions.runtime.errors import UserError
 from PIL import Image
 
@@ -45,6 +49,7 @@ def test_a_folder_becomes_betons_with_a_config_that_reads_them(folder, tmp_path)
     config = load_dataset_config(out / "pets.yaml")
     assert (config.num_classes, config.class_names, config.imgsz) == (2, ["cat", "dog"], 20)
     assert (config.train_img_decoder, config.val_beton) == ("simple", "pets_val.beton")
+    assert "# passes over the training images" in (out / "pets.yaml").read_text()
     beton = open_beton(out / config.test_beton)
     assert beton.column("label").tolist() == [0, 0, 1, 1, 1]
     batch = next(iter(make_loader(Split("test", beton, np.array([4])), config, torch.device("cpu"))))
@@ -442,3 +447,67 @@ def test_scenes_come_with_the_truth_beside_them(scenes_folder):
     circles = [row for row in rows if row["class"] == "circle"]
     assert sum(row["colour"] == "red" for row in circles) == 54
     assert all(row["caption"].startswith("a photo of a") for row in rows)
+
+
+# ---- the table beside a beton ---------------------------------------------------------------------------------------
+
+
+def split_of(beton, indices):
+    return Split("test", open_beton(beton), np.array(indices))
+
+
+def test_a_beton_has_a_table_of_its_files_and_what_else_is_known(folder, tmp_path):
+    paths = sorted((folder / "train" / "cat").iterdir())[:3]
+    rows = [(str(path), label, spurious, "=ward 7") for path, label, spurious in zip(paths, "aba", "010", strict=True)]
+    manifest = write_manifest(folder / "x.csv", rows, ("path", "label", "spurious", "ward"))
+    write_splits(manifest_sources(manifest), tmp_path / "out", "mine", workers=1)
+    with open(tmp_path / "out" / "mine_train.csv", newline="") as stream:
+        table = list(csv.DictReader(stream))
+    assert [(row["index"], row["path"], row["label"], row["class"], row["spurious"]) for row in table] == [
+        ("0", str(paths[0]), "0", "a", "0"),
+        ("1", str(paths[1]), "1", "b", "1"),
+        ("2", str(paths[2]), "0", "a", "0"),
+    ]
+    described = describe_split(split_of(tmp_path / "out" / "mine_train.beton", [2, 0]))
+    assert described.paths == [str(paths[2]), str(paths[0])]
+    assert described.metadata == {"ward": ["=ward 7"] * 2}
+
+
+def test_a_table_of_another_beton_is_refused_and_one_of_an_earlier_beton_goes(folder, tmp_path, pixels):
+    write_splits(folder_sources(folder), tmp_path, "mine", workers=1)
+    beton = tmp_path / "mine_train.beton"
+    assert describe_split(split_of(beton, [0])).paths
+    shutil.copy(tmp_path / "mine_train.csv", tmp_path / "kept.csv")
+    write_splits({"train": pixels}, tmp_path, "mine", workers=1)
+    assert describe_split(split_of(beton, [0])).paths is None
+    shutil.move(tmp_path / "kept.csv", tmp_path / "mine_train.csv")
+    with pytest.raises(UserError, match=r"mine_train.csv lists other images than beton .*mine_train.beton holds"):
+        describe_split(split_of(beton, [0]))
+
+
+def test_a_misspelt_column_of_a_manifest_is_not_taken_for_metadata(tmp_path):
+    with pytest.raises(UserError, match="has the column spurius: rename it to spurious"):
+        manifest_sources(write_manifest(tmp_path / "x.csv", [("a.png", "a", "1")], ("path", "label", "spurius")))
+
+
+def test_someone_s_own_file_is_not_replaced_by_the_table(folder, tmp_path):
+    manifest = write_manifest(folder / "mine_train.csv", [("train/cat/0.png", "cat")], ("path", "label"))
+    before = manifest.read_bytes()
+    with pytest.raises(UserError, match=r"mine_train\.csv is in the way of the table beside the beton"):
+        write_splits(manifest_sources(manifest), folder, "mine", workers=1)
+    assert manifest.read_bytes() == before
+    assert not (folder / "mine_train.beton").exists()
+
+
+@pytest.mark.parametrize(("has_gpu", "arch", "side"), [(False, "resnet10thin", 64), (True, "resnet18", 224)])
+def test_the_config_to_start_from_is_one_that_the_machine_can_train(folder, tmp_path, has_gpu, arch, side):
+    for path in folder.rglob("*.png"):
+        Image.open(path).resize((120, 90)).save(path)
+    sources = folder_sources(folder)
+    write_splits(sources, tmp_path, "mine", workers=1)
+    config = load_dataset_config(write_starter_config(sources, tmp_path, "mine", has_gpu))
+    assert (config.arch, config.imgsz) == (arch, side)
+    splits = open_splits(config, tmp_path)
+    batch = next(iter(make_loader(splits["train"], config, torch.device("cpu"), train=True)))
+    logits = build_model(config.arch_type, config.arch, config.num_classes)(batch.image)
+    assert logits.shape == (config.batch_size, 2)

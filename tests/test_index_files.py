@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from failure_directions.data.index_files import load_index_file, save_index_file, split_indices, thin
+from failure_directions.data.index_files import load_index_file, save_index_file, skew, split_indices, thin
 from failure_directions.runtime.errors import UserError
 
 SHIPPED = Path(__file__).resolve().parents[1] / "index_files"
@@ -24,6 +24,20 @@ def test_a_part_set_apart_is_listed_by_class_and_the_rest_in_order():
     quarter = split_indices(labels, set_apart_every=4, set_apart_as="train")
     assert quarter["train_indices"].tolist() == [4, 2]
     assert quarter["unlabeled_indices"].tolist() == [3, 5, 6, 8, 9, 10]
+
+
+def test_the_first_class_says_how_many_of_every_class_are_skewed():
+    """Three of its minority; the second class has more of its own, the third its two kinds the other way about."""
+    labels = np.repeat([0, 1, 2, 3], [12, 20, 15, 9])
+    spurious = np.concatenate([[1, 1, 1], [0] * 9, [1] * 8, [0] * 12, [0] * 5, [1] * 10, [0] * 9])
+    chosen = skew(labels, spurious, [(0, 1, 0), (1, 1, 0), (2, 0, 1)], 2)
+    kinds = {
+        (c, value): chosen[(labels[chosen] == c) & (spurious[chosen] == value)] for c in range(4) for value in (0, 1)
+    }
+    expected = {(0, 1): 3, (0, 0): 6, (1, 1): 3, (1, 0): 6, (2, 0): 3, (2, 1): 6, (3, 0): 0, (3, 1): 0}
+    assert {kind: len(rows) for kind, rows in kinds.items()} == expected
+    for (c, value), rows in kinds.items():  # those that come first
+        assert rows.tolist() == np.flatnonzero((labels == c) & (spurious == value))[: len(rows)].tolist()
 
 
 def test_thinning_keeps_the_first_of_every_n():
@@ -104,7 +118,7 @@ def test_a_published_svm_is_not_converted_but_its_refit_is_named(tmp_path, capsy
     (tmp_path / "svm.pkl").write_bytes(pickle.dumps(SVC()))
     with pytest.raises(SystemExit):
         convert_published.main([str(tmp_path / "svm.pkl"), str(tmp_path / "new.pt")])
-    assert "train_svms.py" in capsys.readouterr().err
+    assert "failure-directions distil" in capsys.readouterr().err
     assert not (tmp_path / "new.pt").exists()
 
 

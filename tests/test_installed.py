@@ -53,13 +53,12 @@ from failure_directions import get_caption_set
 from failure_directions.config_parsing import load_dataset_config, load_svm_config
 from failure_directions.data.index_files import load_index_file
 from failure_directions.interfaces.diffusion_models import load_model
-from failure_directions.interventions.synthetic import model_path
 
 assert load_dataset_config("cifar").names[3] == "cat"
 assert load_svm_config("normalized_svm_base_config").embedding == "clip"
 assert len(load_index_file("cifar_pairs")["train_indices"]) > 1000
 assert "a photo of a cat" in get_caption_set("CIFARSIMPLE").for_class("cat").captions("all")
-assert load_model(model_path("scenes")).resolution == 32
+assert load_model("scenes").resolution == 32
 """
 
 # What the core is for: from arrays to directions to a report, in Python and in a shell. Runs in a new folder.

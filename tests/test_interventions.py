@@ -1,16 +1,20 @@
 """Choosing images and weighing them, and failure-directions intervene on a made-up result."""
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from failure_directions.commands import intervene as make_intervention
 from failure_directions.data.index_files import load_index_file
+from failure_directions.directions.confirmation import Claim, Slice
 from failure_directions.directions.label_noise import looks_like
+from failure_directions.directions.results import FoundSlices
 from failure_directions.interventions.choosing import (
     balanced_weights,
     choose,
+    class_shares,
     flagged,
     hardness,
     soft_weights,
@@ -107,6 +111,11 @@ def test_an_embedding_looks_like_the_class_that_the_bayes_rule_says():
     bayes = np.argmax(train @ precision @ means.T - 0.5 * np.einsum("cd,de,ce->c", means, precision, means), axis=1)
     assert (looks_like(train, val, val_labels) == bayes).mean() > 0.98
     assert set(looks_like(train, val, np.zeros(4000, int))) == {0}  # one class: nothing looks like another
+    two, other = np.flatnonzero(val_labels < 2), np.flatnonzero(val_labels == 2)[:1]  # and one image of a third
+    like = looks_like(train, val[np.r_[two, other]], val_labels[np.r_[two, other]])
+    sure = bayes < 2
+    assert (like[sure] == bayes[sure]).mean() > 0.98
+    assert set(like) == {0, 1}
 
 
 def test_an_unknown_choice_is_named():
@@ -222,11 +231,176 @@ def test_the_minority_among_the_chosen_is_counted(result, tmp_path, capsys):
     assert rows["owl"] == ["3", "0", "0", "no", "direction"]
 
 
+CLAIM = Claim(
+    class_index=0,
+    class_name="cat",
+    size=3,
+    rest=3,
+    error_rate=0.5,
+    rest_error_rate=0.5,
+    difference=0.0,
+    p_value=0.5,
+    beyond_confidence_p=0.5,
+    verdict="not confirmed",
+    wrong_as=1,
+    rest_wrong_as=1,
+)
+
+
+def found_of(*verdicts):
+    """What a test of the single directions of the first classes gives, as it is stored."""
+    directions = [
+        vars(replace(CLAIM, class_index=c, class_name=CONFIG["class_names"][c], verdict=verdict))
+        for c, verdict in enumerate(verdicts)
+    ]
+    found = FoundSlices(
+        slices=[], skipped={}, find="val", confirm="test", fdr=0.1, seed=0, near_duplicates=0, shared_groups=0
+    )
+    stored = {name: value for name, value in vars(found).items() if value is not None}
+    return stored | {"directions": directions}
+
+
+def test_only_classes_with_a_confirmed_failure_change_unless_it_is_said(result, tmp_path, capsys):
+    svm = result(found=found_of("not confirmed", "confirmed"))
+
+    def left_out(*words):
+        kept = load_index_file(make("filter", svm, tmp_path / "i.pt", *words))["train_indices"].tolist()
+        return set(range(3, 16)) - set(kept)
+
+    assert left_out() == {3 + 8}
+    assert left_out("--classes", "cat") == {3 + 2, 3 + 4}
+    assert left_out("--unconfirmed") == {3 + 2, 3 + 4, 3 + 8}
+    nothing = result(found=found_of("not confirmed", "too few images"))
+    capsys.readouterr()
+    for words in (["filter"], ["weights"], ["add", "--per-class", "2"], ["weights", "--by", "slices"]):
+        make(words[0], nothing, tmp_path / "j.pt", *words[1:])
+        told = capsys.readouterr().out
+        assert re.fullmatch(r"no failure in .* is confirmed, .* is not written: .*\n", told), told
+        assert not (tmp_path / "j.pt").exists()
+
+
+@pytest.fixture
+def sliced(result):
+    """A function that writes a result with confirmed slices cat-1 (30 errors) and cat-2 (10).
+
+    Of cat, the first has its images at positions 1 and 4, hardest first, the second at 5.
+    """
+    values = torch.full((13, 2), torch.nan)
+    values[:6, 0] = torch.tensor([1, -2, 3, 4, -1, 2.0])
+    values[:6, 1] = torch.tensor([2, 3, 3, 4, 5, -3.0])
+    like = torch.full((13, 2), torch.nan)  # as cats, of what looks like one at 0, 1 and 5 (cats), and 8 to 10
+    like[[0, 1, 5, 8, 9, 10]] = torch.tensor([[1, 1], [-1, 1], [1, -1], [-1, 1], [1, 1], [2, -2.0]])
+    one = Slice(
+        **vars(replace(CLAIM, size=60, verdict="confirmed")),
+        id="cat-1",
+        rank=1,
+        direction=np.ones(2),
+        intercept=0.0,
+        members=np.array([0]),
+        found_members=np.array([0]),
+        stability=0.5,
+    )
+    arrays = {name: torch.from_numpy(getattr(one, name)) for name in ("direction", "members", "found_members")}
+
+    def write(verdicts=("confirmed", "confirmed"), **changes):
+        two = replace(one, verdict=verdicts[0]), replace(one, id="cat-2", rank=2, size=20, verdict=verdicts[1])
+        entry = entry_of(np.arange(13), 3)
+        entry["looks_like"] = torch.tensor([0, 0, 1, 1, 2, 0, 1, 1, 0, 0, 0, 2, 1])
+        splits = {f"{split}_metrics": {**entry, "slice_values": values} for split in ("train", "test", "unlabeled")}
+        splits["train_metrics"] = splits["train_metrics"] | {"looks_like_slice_values": like}
+        found = found_of("not confirmed") | {"slices": [vars(of) | arrays for of in two]}
+        return result(**splits | {"found": found} | changes)
+
+    return write
+
+
+def test_failures_that_are_named_choose_in_place_of_the_single_direction(sliced, tmp_path, capsys):
+    svm = sliced()
+    for slices, doubled in ((("cat-1",), [1, 4]), (("cat-2",), [5]), (("cat-1", "cat-2"), [1, 4, 5])):
+        vector = torch.load(make("weights", svm, tmp_path / "w.pt", "--slices", *slices), weights_only=True)
+        assert (vector == 2).nonzero()[:, 0].tolist() == [3 + i for i in doubled]
+    with pytest.raises(SystemExit):
+        make("weights", svm, tmp_path / "w.pt", "--slices", "dog-1")
+    assert "has no failure dog-1; it has cat-1, cat-2" in capsys.readouterr().err
+
+
+def test_confirmed_failures_choose_where_none_is_named(sliced, tmp_path):
+    def doubled(svm, *words):
+        vector = torch.load(make("weights", svm, tmp_path / "w.pt", "--by", "slices", *words), weights_only=True)
+        return (vector == 2).nonzero()[:, 0].tolist()
+
+    assert doubled(sliced()) == [3 + 1, 3 + 4, 3 + 5]
+    assert doubled(sliced(("not confirmed", "confirmed"))) == [3 + 5]
+    assert doubled(sliced(("not confirmed", "confirmed")), "--unconfirmed") == [3 + 1, 3 + 4, 3 + 5]
+    make("weights", sliced(), tmp_path / "none.pt", "--by", "slices", "--classes", "dog")
+    assert not (tmp_path / "none.pt").exists()
+
+
+def added(svm, out, *words):
+    """Positions in the pool of the images that are added."""
+    return (load_index_file(make("add", svm, out, *words))["train_indices"][13:] - 3).tolist()
+
+
+def test_a_budget_is_shared_by_failures(sliced, tmp_path, capsys):
+    """By errors 30 to 10: of four images cat-1 takes three, its lowest values 1, 4 and 0, and cat-2 its lowest, 5."""
+    out = tmp_path / "i.pt"
+    assert sorted(added(sliced(), out, "--budget", 4, "--by", "slices")) == [0, 1, 4, 5]
+    assert "by failure: cat-1 3, cat-2 1" in capsys.readouterr().out
+    assert added(sliced(), out, "--budget", 4, "--by", "slices", "--share", "equal") == [1, 4, 5, 0]
+    # So many images a class are shared by its failures in the same way.
+    assert added(sliced(), out, "--per-class", 4, "--by", "slices") == added(
+        sliced(), out, "--budget", 4, "--by", "slices"
+    )
+    # What chooses without failures takes as many in the classes that have one, and none in others.
+    assert set(added(sliced(), out, "--budget", 4, "--by", "random")) < set(range(6))
+    assert sorted(added(sliced(), out, "--budget", 4, "--by", "confidence")) == [1, 2, 3, 4]
+    # Without failures, classes share equally.
+    assert class_shares([], [2, 0], 3) == {2: 2, 0: 1}
+
+
+def test_the_filter_takes_what_looks_like_a_failure_of_another_class(sliced, tmp_path):
+    """At 8 and 10, a dog and an owl that look like cats and that cat-1 and cat-2 flag; cats themselves stay."""
+
+    def left_out(*words):
+        kept = load_index_file(make("filter", sliced(), tmp_path / "i.pt", *words))["train_indices"].tolist()
+        return sorted(i - 3 for i in set(range(3, 16)) - set(kept))
+
+    assert left_out("--by", "slices") == [8, 10]
+    assert left_out("--slices", "cat-2") == [10]
+
+
+def test_failures_without_training_images_are_named(sliced, tmp_path, capsys):
+    values = torch.full((13, 2), torch.nan)
+    values[:6] = torch.tensor([[1.0, 1.0]] * 5 + [[-1.0, 1.0]])
+    entry = {**entry_of(np.arange(13), 3), "slice_values": values, "looks_like_slice_values": values}
+    vector = torch.load(make("weights", sliced(train_metrics=entry), tmp_path / "w.pt", "--by", "slices"))
+    assert vector.tolist() == [1.0] * 8 + [2.0] + [1.0] * 7
+    assert "no training image lies in cat-2: for it nothing changes" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as stop:
+        make("weights", sliced(train_metrics=entry), tmp_path / "x.pt", "--slices", "cat-2")
+    assert stop.value.code == 2
+    assert "no training image lies in cat-2" in capsys.readouterr().err
+    assert not (tmp_path / "x.pt").exists()
+
+
 @pytest.mark.parametrize(
     ("command", "changes", "words", "says"),
     [
-        ("add", {"unlabeled_metrics": None}, ["--per-class", "3"], "has no extra pool .* train_svms.py --unlabeled"),
+        (
+            "add",
+            {"unlabeled_metrics": None},
+            ["--per-class", "3"],
+            "has no extra pool .* failure-directions distil --unlabeled",
+        ),
+        ("add", {"unlabeled_metrics": None}, ["--per-class", "3"], "no pool yet: .* index --set-apart-every"),
+        ("weights", {"dataset_config": None, "format": 2}, [], "was not made from betons"),
         ("add", {}, ["--per-class", "0"], "--per-class 0 adds nothing"),
+        ("add", {}, ["--budget", "0"], "--budget 0 adds nothing"),
+        ("add", {}, [], "how many images to add; give --per-class K or --budget N"),
+        ("add", {}, ["--budget", "14"], "10 images can be chosen by svm, fewer than --budget 14; give 10 or less"),
+        ("weights", {}, ["--by", "slices"], "is of an earlier version, which sought no slices"),
+        ("add", {}, ["--pool", ".", "--per-class", "3"], "--per-class does not go with --pool"),
+        ("add", {}, ["--pool", ".", "--budget", "3"], "is to be a table with --pool: give a name that ends in .csv"),
         ("add", {}, ["--per-class", "2", "--classes", "owl"], "no image of the pool in .* can be chosen"),
         ("add", {}, ["--per-class", "2", "--classes", "eel"], "has no class 'eel'"),
         ("weights", {}, ["--factor", "-1"], "--factor -1.0 is no weight"),

@@ -1,6 +1,8 @@
+import itertools
+
 import numpy as np
 import pytest
-from failure_directions.directions.minority import attribute_rates, minority_precision, minority_values
+from failure_directions.directions.minority import attribute_rates, minority_precision, minority_values, precision_at
 from failure_directions.training.metrics import aurocs, best_f1_threshold, class_accuracies
 from sklearn.metrics import f1_score, roc_auc_score
 
@@ -11,6 +13,12 @@ def test_the_minority_is_what_is_below_half_the_mean_frequency():
     labels = np.array([0] * 10 + [1] * 9 + [2] * 4)
     spurious = np.array([0] * 8 + [1] * 2 + [3] * 3 + [4] * 3 + [5] * 3 + [7] * 4)
     assert minority_values(labels, spurious, 4) == [{1}, set(), set(), set()]
+
+
+def test_a_value_at_exactly_half_the_mean_frequency_is_no_minority():
+    spurious = np.repeat([0, 1, 2], [3, 7, 8])  # the mean is 6
+    assert minority_values(np.zeros(18, int), spurious, 1) == [set()]
+    assert minority_values(np.zeros(17, int), spurious[1:], 1) == [{0}]  # 2 of a mean of 5.7
 
 
 def test_the_minority_can_be_given():
@@ -45,6 +53,17 @@ def test_precision_takes_the_lowest_first_and_leaves_out_what_it_cannot_say():
     assert rows[0]["base_rate"] == pytest.approx(1 / 3)
 
 
+def test_ties_give_the_mean_precision_over_their_orders():
+    sought, values = np.array([1, 0, 0, 1, 0], bool), np.array([0.0, 1.0, 1.0, 1.0, 2.0])
+    for k in range(1, 6):
+        of_orders = [
+            sought[[*order][:k]].mean()
+            for order in itertools.permutations(range(5))
+            if all(values[a] <= values[b] for a, b in itertools.pairwise(order))
+        ]
+        assert precision_at(k, sought, values) == pytest.approx(np.mean(of_orders))
+
+
 def test_accuracies_and_aurocs_know_absent_classes():
     correct, labels = np.array([True, False, True, True]), np.array([0, 0, 2, 2])
     np.testing.assert_array_equal(class_accuracies(correct, labels, 4), [0.5, NAN, 1, NAN])
@@ -62,3 +81,14 @@ def test_the_threshold_has_the_best_f1_of_the_hundredths():
     scores = np.clip(rng.normal(0.35 + 0.2 * present, 0.15), 0, 1)
     f1 = [f1_score(present, scores > t / 100) for t in range(1, 100)]
     assert best_f1_threshold(scores, present) == (np.argmax(f1) + 1) / 100
+
+
+def test_a_probability_at_the_threshold_is_not_above_it():
+    """.5 and .7 are thresholds themselves; from .5 on the absent one is out, at .7 the present one is, too."""
+    assert best_f1_threshold(np.array([0.5, 0.7]), np.array([False, True])) == 0.5
+
+
+def test_precision_is_told_at_the_numbers_of_the_document():
+    members = np.zeros(120, int)
+    rows = minority_precision(members, np.arange(120) % 2, np.arange(120.0), np.arange(120.0), [{1}])
+    assert [row["k"] for row in rows] == [10, 20, 50, 100]

@@ -1,10 +1,13 @@
 """Every notebook that can run offline runs, on small data."""
 
+import re
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pytest
 from nbclient import NotebookClient
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -71,7 +74,33 @@ def test_the_scenes_notebook_walks_through_a_result(scenes_folder, trained_run, 
     assert "data:image/webp" in report.read_text()
 
 
+@pytest.mark.check
+def test_the_cifar_notebook_runs_on_one_s_own_result_with_its_name_alone(tmp_path):
+    """Of plain arrays: no pool, no betons, no captions, other classes."""
+    import failure_directions as fd
+
+    rng = np.random.default_rng(0)
+    embeddings, labels = rng.normal(size=(600, 6)), np.repeat(["owl", "eel"], 300)
+    preds = np.where(embeddings[:, 0] > 1, np.repeat(["eel", "owl"], 300), labels)
+    paths = []
+    for i in range(600):
+        paths.append(str(tmp_path / f"{i}.png"))
+        Image.new("RGB", (8, 8), (i % 256, 0, 0)).save(paths[-1])
+    fd.find_failures(labels, preds, embeddings, images=paths, jobs=1).save(tmp_path / "mine.pt")
+    printed = execute("analysis_nbs/cifar.ipynb", RESULT=str(tmp_path / "mine.pt"))
+    assert "no captions" in printed
+    assert str(tmp_path / "mine.html") in printed
+    assert f"{tmp_path}/" in printed.partition("hardest of test")[2]
+
+
 @pytest.mark.parametrize("path", sorted(ROOT.glob("*_nbs/*.ipynb")), ids=lambda path: path.name)
-def test_notebooks_are_kept_without_outputs(path):
-    notebook = nbformat.read(path, as_version=4)
-    assert not [cell for cell in notebook.cells if cell.get("outputs") or cell.get("execution_count")]
+def test_notebooks_are_kept_as_they_ran_or_without_outputs(path):
+    """As they ran: every cell once, from the first to the last, without errors, and with no path of a machine."""
+    cells = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+    outputs = [output for cell in cells for output in cell.outputs]
+    counts = [cell.execution_count for cell in cells]
+    assert counts == (list(range(1, len(cells) + 1)) if outputs else [None] * len(cells))
+    assert {output.get("name") for output in outputs if output.output_type == "stream"} <= {"stdout"}
+    assert not [output for output in outputs if output.output_type == "error"]
+    assert path.stat().st_size < 2e6
+    assert not re.search(r"[\s\"'(:]/(home|root|tmp|work|mnt|Users)/", path.read_text(encoding="utf-8"))

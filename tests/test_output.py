@@ -89,6 +89,7 @@ def test_a_result_is_whole_whatever_becomes_of_the_output(output, scenes_folder,
     words = ["-m", "failure_directions.commands.main", "distil", "-c", scenes_folder / "config.yaml"]
     words += ["-s", "normalized_svm_scenes_config", "--captions", tmp_path / "captions.yaml", "--root", scenes_folder]
     words += ["--model-path", trained_run / "checkpoints" / "checkpoint_last.pt", "--spurious", "--jobs", "1"]
+    words += ["--cache", scenes_folder / "cache"]
     words += ["--override", f"class_names=[{', '.join(NAMES)}]", "--out-file", tmp_path / "out" / "svm.pt"]
     (tmp_path / "captions.yaml").write_text("adjectives: [red, blue]\nprepositions: []\ndefault: {}\n")
     _, _, code, says = OUTPUTS[output]
@@ -100,8 +101,8 @@ def test_a_result_is_whole_whatever_becomes_of_the_output(output, scenes_folder,
     assert read_result(svm).class_names == NAMES
     assert len(read_directions(svm).cv_scores) == 8
     assert {row.class_name for row in read_table(svm, CaptionRow)} <= set(NAMES)
-    endings = ["captions.csv", "model.pt", "precision.csv", "slices.csv", "spurious.csv", "subpopulations.csv"]
-    endings += ["test.csv", "train.csv", "val.csv"]
+    endings = ["captions.csv", "directions.csv", "model.pt", "precision.csv", "slices.csv", "spurious.csv"]
+    endings += ["subpopulations.csv", "test.csv", "train.csv", "val.csv"]
     names = {path.name for path in svm.parent.iterdir() if path.is_file()}
     assert names == {"svm.pt", *(f"svm_{ending}" for ending in endings)}
 
@@ -153,7 +154,8 @@ COMMANDS = {
         betons,
         write_images,
         ["folder", "--data", "{made}/images", "--out", "{out}", "--name", "file", "--workers", "1"],
-        ["file.yaml", "file_test.beton", "file_train.beton"],
+        ["file.yaml"]
+        + [f"file_{split}.{end}" for split in ("test", "train") for end in ("beton", "beton.sha256", "csv")],
     ),
 }
 

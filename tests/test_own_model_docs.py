@@ -1,5 +1,6 @@
 """docs/your_own_model.md: every line of it runs, on small models made here."""
 
+import csv
 import re
 import shlex
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 import timm
 import torch
 import torchvision
-from failure_directions.commands import find
+from failure_directions.commands import export, find
 from failure_directions.runtime import hub
 from PIL import Image
 from safetensors.torch import save_file
@@ -60,6 +61,18 @@ def place(tmp_path_factory):
     return place
 
 
+def save_dataset(place):
+    """The same images as `datasets` saves them."""
+    datasets = pytest.importorskip("datasets")
+    splits = {}
+    for split in ("val", "test"):
+        paths = sorted(map(str, (place / "my_images" / split).rglob("*.png")))
+        labels = [int(Path(path).parent.name == "dog") for path in paths]
+        features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["cat", "dog"])})
+        splits[split] = datasets.Dataset.from_dict({"image": paths, "label": labels}, features=features)
+    datasets.DatasetDict(splits).save_to_disk(place / "saved_dataset")
+
+
 @pytest.fixture(autouse=True)
 def here(place, monkeypatch):
     """In that folder, without a network; the embedding that pip would bring is a small one."""
@@ -74,17 +87,43 @@ def here(place, monkeypatch):
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_of_the_document_writes_its_report(command, place, capsys):
+    if "saved_dataset" in command:
+        save_dataset(place)
     find.main(shlex.split(command))
     told = capsys.readouterr().out
     assert "confirmed" in told
-    assert "cat" in (place / "report.html").read_text(encoding="utf-8")
+    page = (place / "report.html").read_text(encoding="utf-8")
+    assert "cat" in page
+    if "--model" in command:  # how its images are prepared, and which output is which class
+        assert "outputs; images: " in page
+        assert re.search("matched to the model|in the order", page)
     (place / "report.html").unlink()
     if "hf:" in command:
         assert "cat = 1 Cat" in told
 
 
+def test_a_result_is_exported_as_the_document_says(place):
+    (words,) = re.findall(r"^failure-directions export (.*)$", TEXT, re.MULTILINE)
+    (found,) = [command for command in COMMANDS if "--out" in command]
+    find.main(shlex.split(found))
+    export.main(shlex.split(words))
+    with open(place / "found_images.csv", newline="", encoding="utf-8") as stream:
+        rows = list(csv.DictReader(stream))
+    assert len(rows) == 160
+    assert {"path", "label", "pred", "correct", "decision_value", "failure"} <= set(rows[0])
+
+
 def test_the_document_has_a_line_for_every_form():
-    for form in ("weights.pt", "compiled", "parallel", "lightning", "torchvision:", "hf:", "--predictions"):
+    for form in (
+        "weights.pt",
+        "compiled",
+        "parallel",
+        "lightning",
+        "torchvision:",
+        "hf:",
+        "--predictions",
+        "saved_dataset",
+    ):
         assert any(form in command for command in COMMANDS)
 
 

@@ -271,3 +271,11 @@ def test_a_size_that_a_network_cannot_take_is_one_sentence(tmp_path):
     torch.save(torchvision.models.squeezenet1_1(num_classes=2).state_dict(), tmp_path / "w.pt")
     with pytest.raises(UserError, match=r"cannot take images as they are prepared .*give another --image-size"):
         load_model(tmp_path / "w.pt", arch="torchvision:squeezenet1_1", size=8)
+
+
+def test_a_model_whose_weights_are_nan_is_named(tmp_path):
+    state = timm.create_model("test_resnet", num_classes=3).state_dict()
+    broken = {key: value * torch.nan if value.is_floating_point() else value for key, value in state.items()}
+    torch.save(broken, tmp_path / "w.pt")
+    with pytest.raises(UserError, match=r"w\.pt gives NaN or infinite numbers"):
+        load_model(tmp_path / "w.pt", "timm:test_resnet")

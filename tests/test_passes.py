@@ -103,6 +103,16 @@ def test_nothing_is_kept_where_it_is_not_wanted(network, files, own_cache):
     assert not own_cache.exists()
 
 
+def test_no_more_processes_decode_than_there_is_work_for(network, files, own_cache, monkeypatch):
+    asked = []
+    loader = passes.DataLoader
+    monkeypatch.setattr(
+        passes, "DataLoader", lambda *args, **options: asked.append(options["num_workers"]) or loader(*args, **options)
+    )
+    predict(files, network, batch_size=len(files), workers=100_000)
+    assert asked == [1]
+
+
 def test_an_interrupted_pass_leaves_nothing_that_is_taken_for_whole(network, files, own_cache, monkeypatch):
     monkeypatch.setattr(passes, "_outputs", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):

@@ -2,7 +2,6 @@
 
 import re
 import shlex
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -390,9 +389,8 @@ def test_a_thousand_classes_keep_within_their_bytes_and_show_slices_first(page, 
     )
     path = write_report(SVMProcessor.of(big, images=[noisy[i % 64] for i in range(n)]), tmp_path / "report.html")
     assert path.stat().st_size < 30e6
-    began = time.perf_counter()
     page.goto(path.as_uri())
-    assert time.perf_counter() - began < 10
+    assert page.evaluate("[...document.images].filter((image) => image.complete).length") < 100  # those below wait
     assert texts(page, ".lead")[0].startswith("1000 failures in 1000 classes")
     sizes = page.evaluate(
         "['.slice', '.class'].map((kind) => document.querySelector(`${kind} .gallery img`).getAttribute('width'))"
@@ -449,5 +447,5 @@ def test_the_next_commands_are_ones_that_can_be_called(planted, tmp_path):
 
 def test_a_result_of_arrays_is_not_said_to_come_from_a_command(planted, tmp_path):
     html = planted.report(tmp_path / "report.html").read_text()
-    assert "train_svms.py" not in html
+    assert "failure-directions distil" not in html
     assert "From arrays of labels, predictions and embeddings, at fdr 0.1 and seed 0" in html

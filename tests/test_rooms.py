@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import failure_directions
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -109,6 +110,14 @@ print(json.dumps(sorted({{name.partition(".")[0] for name in set(sys.modules) - 
     assert loaded == {"failure_directions"}
 
 
+def test_a_type_checker_sees_what_the_package_gives_by_name():
+    for node in ast.walk(ast.parse(MODULES[""].read_text())):
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            seen = {(alias.asname, f"failure_directions.{line.module}") for line in node.body for alias in line.names}
+    given = {(name, getattr(failure_directions, name).__module__) for name in failure_directions.__all__}
+    assert seen == given
+
+
 # ---- around the house
 
 
@@ -135,9 +144,10 @@ def test_no_path_is_inserted_and_only_faces_import_src():
             modules += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             if any(re.match(r"src\b", module) for module in modules):
                 importing.add(path)
-    # A script in a folder of its own has no other way to a package that is not installed.
-    assert inserting == {ROOT / "scripts" / "make_betons.py", ROOT / "scripts" / "make_index_files.py"}
-    assert importing == FACES - {ROOT / "visualization_utils.py"}  # which imports by name, when it is asked
+    # A script in a folder of its own has no other way to a package that is not installed; mutants are another package.
+    scripts = {ROOT / "scripts" / "make_betons.py", ROOT / "scripts" / "make_index_files.py"}
+    assert inserting == {*scripts, ROOT / "tests" / "trials" / "mutants.py"}
+    assert importing == FACES
 
 
 def test_documents_import_the_installed_package():

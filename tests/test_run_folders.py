@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from failure_directions.commands import train as ffcv_main
 from failure_directions.runtime.errors import UserError
-from failure_directions.training.run_folders import LAST, run_folder
+from failure_directions.training.run_folders import LAST, checkpoint_in, run_folder
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -123,3 +123,35 @@ def test_a_training_that_is_refused_leaves_no_extra_images(scenes_folder, tmp_pa
     assert stop.value.code == 2
     assert len(capsys.readouterr().err.splitlines()) == 1
     assert names(tmp_path) == ["images"]
+
+
+# ---- the checkpoint that a folder names -----------------------------------------------------------------------------
+
+
+def begun(folder, *, finished):
+    (folder / LAST).parent.mkdir(parents=True)
+    (folder / LAST).touch()
+    if finished:
+        (folder / "predictions.pt").touch()
+    return folder
+
+
+def test_a_run_s_folder_stands_for_its_newest_finished_version(tmp_path, capsys):
+    for number, finished in ((2, True), (10, True), (11, False)):
+        begun(tmp_path / "mine" / f"version_{number}", finished=finished)
+    newest = str(tmp_path / "mine" / "version_10" / LAST)
+    assert checkpoint_in(tmp_path / "mine") == newest
+    assert newest in capsys.readouterr().out
+    assert checkpoint_in(tmp_path / "mine" / "version_2") == str(tmp_path / "mine" / "version_2" / LAST)
+    assert checkpoint_in("timm:resnet18") == "timm:resnet18"
+    with pytest.raises(UserError, match="name one of the runs in it: mine"):
+        checkpoint_in(tmp_path)
+
+
+def test_a_run_that_was_interrupted_is_named_as_such(tmp_path):
+    begun(tmp_path / "mine" / "version_0", finished=False)
+    with pytest.raises(UserError, match=r"interrupted: go on with --resume, or name .*version_0.*checkpoint_last\.pt"):
+        checkpoint_in(tmp_path / "mine")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="is not the folder of a run; give runs/EXP_NAME, or a checkpoint"):
+        checkpoint_in(tmp_path / "empty")

@@ -53,6 +53,7 @@ def test_the_judge_finds_paintings_of_other_captions_wrong(held_out, paintings):
     assert max(shares.values()) <= 0.4
 
 
+@pytest.mark.check
 def test_the_script_writes_a_folder_that_paints(tmp_path, held_out, capsys):
     train_scenes_diffusion.main(["--out", str(tmp_path / "model"), *SMALL, "--drawings", "100"])
     assert paint(tmp_path / "model", held_out[:2]).shape == (2, 3, 32, 32)

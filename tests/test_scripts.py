@@ -166,9 +166,10 @@ def test_directions_in_clip_space_are_named_by_captions(scenes_folder, trained_r
     assert "hardest and easiest captions" in capsys.readouterr().out
     with open(tmp_path / "clip_captions.csv", newline="") as stream:
         rows = list(csv.DictReader(stream))
-    for name in {row["class"] for row in rows}:
+    assert {row["slice"] for row in rows} > {""}  # of single directions, and of confirmed failures
+    for name, of in {(row["class"], row["slice"]) for row in rows}:
         for side, sign in (("hard", 1), ("easy", -1)):
-            of_side = [row for row in rows if (row["class"], row["side"]) == (name, side)]
+            of_side = [row for row in rows if (row["class"], row["slice"], row["side"]) == (name, of, side)]
             assert [int(row["rank"]) for row in of_side] == [1, 2, 3, 4]
             scores = [sign * float(row["score"]) for row in of_side]
             assert scores == sorted(scores)

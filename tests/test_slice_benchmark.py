@@ -17,6 +17,7 @@ from benchmarks.slices.photographs import read_photographs, with_look
 
 NAMES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 SUBCLASSES = np.repeat(np.arange(10), 6000)
+PHOTOGRAPHED = [name for name in planted.setting_names() if name not in planted.setting_names(photographs=False)]
 
 
 # ---- Measures -------------------------------------------------------------------------------------------------------
@@ -109,7 +110,7 @@ def test_one_base_model_has_no_interval_and_no_slice_no_mean():
 # ---- Settings -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", planted.setting_names())
+@pytest.mark.parametrize("name", PHOTOGRAPHED)
 @pytest.mark.parametrize("seed", [0, 1])
 def test_parts_share_no_image_and_slices_have_their_share(name, seed):
     setting = planted.read_setting(name)
@@ -129,7 +130,7 @@ def test_parts_share_no_image_and_slices_have_their_share(name, seed):
             assert share == pytest.approx(setting.slice_share, abs=0.002)
 
 
-@pytest.mark.parametrize("name", planted.setting_names())
+@pytest.mark.parametrize("name", PHOTOGRAPHED)
 def test_the_same_seed_draws_the_same_images_and_another_seed_others(name):
     setting = planted.read_setting(name)
     first, again, other = (planted.draw(setting, SUBCLASSES, NAMES, seed)[1] for seed in (3, 3, 4))
@@ -286,7 +287,7 @@ def test_a_made_file_holds_what_its_setting_promises(tmp_path, monkeypatch):
             noise = rng.integers(0, 100, (32, 32, 3)) + 15 * label
             Image.fromarray(noise.astype(np.uint8)).save(folder / f"{i}.png")
     save_pt(timm.create_model("tf_efficientnet_lite0").state_dict(), tmp_path / "weights.pt")
-    monkeypatch.setattr(base_model.train, "__defaults__", (1,))
+    monkeypatch.setattr(base_model.train, "__defaults__", (1, *base_model.train.__defaults__[1:]))  # one epoch
     arguments = (settings, [0], tmp_path / "data", tmp_path / "weights.pt", tmp_path / "out")
     make.make(*arguments)
     for setting in settings:
@@ -302,6 +303,38 @@ def test_a_made_file_holds_what_its_setting_promises(tmp_path, monkeypatch):
     written = path.stat().st_mtime_ns
     make.make(*arguments)
     assert path.stat().st_mtime_ns == written
+
+
+def test_scenes_are_drawn_where_there_are_no_photographs(tmp_path, monkeypatch, capsys):
+    from benchmarks.slices import base_model, make
+
+    small = {"train_images": 20, "find": 160, "lean": 80, "pool": 240}
+    setting = dataclasses.replace(planted.read_setting("scenes"), **small)
+    monkeypatch.setattr(make, "read_setting", lambda name: setting)
+    monkeypatch.setattr(base_model.train, "__defaults__", (1, *base_model.train.__defaults__[1:]))  # one epoch
+    make.main(["--out", str(tmp_path), "--seeds", "3"])
+    assert "drawn scenes alone" in capsys.readouterr().out
+    (path,) = tmp_path.glob("*.npz")
+    with np.load(path, allow_pickle=False) as stored:
+        made = dict(stored)
+    assert {part: (made["part"] == part).sum() for part in planted.PARTS} == {"find": 160, "confirm": 160, "pool": 240}
+    assert made["lean"].sum() == 160
+    assert np.isfinite(made["embeddings"]).all()
+    for number, plant in enumerate(made["slice_names"]):
+        members = made["slice"] == number
+        (label,) = np.unique(made["labels"][members])
+        assert made["class_names"][label] == plant.split(":")[1]
+        assert members.sum() / (made["labels"] == label).sum() == pytest.approx(0.2, abs=0.01)
+    assert len(made["slice_names"]) in (3, 4)
+
+
+def test_photographs_are_asked_for_by_name(tmp_path, capsys):
+    from benchmarks.slices import make
+
+    with pytest.raises(SystemExit) as ended:
+        make.main(["--out", str(tmp_path), "--settings", "pairs"])
+    assert ended.value.code == 2
+    assert "pairs is of photographs; give their folder with --data" in capsys.readouterr().err
 
 
 # ---- Claims ---------------------------------------------------------------------------------------------------------
@@ -494,9 +527,25 @@ def test_runs_are_resumed_and_tables_made(tmp_path, capsys):
     assert "confidence score by the model's outputs and are listed last" in text
     page = (tmp_path / "report" / "slices.html").read_text()
     assert page.count("<table>") == text.count("\n## ")
+    for name in ("quality.png", "power.png"):
+        assert Image.open(tmp_path / "report" / name).size[0] > 600
+        assert f'alt="{name}"' in page
     assert capsys.readouterr().out.strip() == text.strip()
 
 
 def test_a_folder_without_files_is_told(tmp_path):
     with pytest.raises(UserError, match=r"benchmarks\.slices\.make"):
         run.find_files(tmp_path)
+
+
+def test_a_word_is_right_where_it_names_the_planted_subclass_and_no_other_of_its_class():
+    from benchmarks.slices.words import is_right
+
+    assert is_right("a trailer truck", "truck (1/10 in train)", "automobile+truck")
+    assert is_right("a bird", "bird (1/20 in train)", "airplane+bird")
+    assert not is_right("a motor vehicle", "truck (1/10 in train)", "automobile+truck")
+    assert is_right("a motor vehicle", "truck (1/10 in train)", "dog+truck")
+    assert not is_right("a vehicle", "truck (1/10 in train)", "dog+truck")
+    assert not is_right("a wombat that is none", "truck (1/10 in train)", "dog+truck")
+    assert is_right("darker", "cat+dog with dark", "cat+dog")
+    assert not is_right("redder", "cat+dog with dark", "cat+dog")

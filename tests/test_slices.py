@@ -90,12 +90,12 @@ def test_the_models_outputs_never_move_a_score():
 # ---- The pieces -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("shape", [(200, 30), (40, 100)])
+@pytest.mark.parametrize("shape", [(200, 30), (40, 100), (300, 80)])
 def test_principal_coordinates_are_those_of_scikit_learn_for_more_and_for_fewer_images_than_coordinates(shape):
     x = np.random.default_rng(0).standard_normal(shape) * np.linspace(1, 3, shape[1])
     ours = slices.principal_coordinates(x, 10)
     reference = PCA(10, svd_solver="full").fit_transform(x)
-    z = ours.of(x)
+    z = ours.z
     np.testing.assert_allclose(z * np.sign((z * reference).sum(axis=0)), reference, atol=1e-8)
     direction, intercept = ours.direction(np.arange(10.0))
     np.testing.assert_allclose(x @ direction + intercept, z @ np.arange(10.0), atol=1e-8)
@@ -104,14 +104,38 @@ def test_principal_coordinates_are_those_of_scikit_learn_for_more_and_for_fewer_
 def test_k_means_is_as_good_as_scikit_learns():
     rng = np.random.default_rng(0)
     z = rng.standard_normal((300, 6)) + 4 * rng.standard_normal((5, 6))[rng.integers(5, size=300)]
-    labels = slices.k_means(z, 5, rng, starts=10)
+    [labels] = slices.k_means(z, 5, rng, starts=10)
     inertia = sum(((z[labels == k] - z[labels == k].mean(axis=0)) ** 2).sum() for k in range(5))
     assert inertia <= 1.001 * KMeans(5, n_init=10, random_state=0).fit(z).inertia_
 
 
+def test_starts_of_k_means_are_spread_by_squared_distance():
+    """Eight places, three apart: from one start a cluster at each, where starts by chance alone would miss some."""
+    places = 3.0 * np.array([[a, b, c] for a in (0, 1) for b in (0, 1) for c in (0, 1)])
+    z = np.repeat(places, 20, axis=0) + 1e-3 * np.random.default_rng(0).standard_normal((160, 3))
+    labels = slices.k_means(z, 8, np.random.default_rng(0), runs=50, starts=1)
+    found = [len({tuple(run[20 * k : 20 * k + 20]) for k in range(8)}) == 8 == len(set(run)) for run in labels]
+    assert np.mean(found) > 0.9
+
+
 def test_k_means_of_equal_points_ends():
-    labels = slices.k_means(np.zeros((10, 3)), 3, np.random.default_rng(0))
+    [labels] = slices.k_means(np.zeros((10, 3)), 3, np.random.default_rng(0))
     assert set(labels) == {0}
+
+
+def test_runs_of_k_means_that_move_together_are_those_that_move_alone():
+    z = np.random.default_rng(1).standard_normal((80, 6))
+    rng = np.random.default_rng(0)
+    alone = [slices.k_means(z, 6, rng)[0] for _ in range(3)]
+    np.testing.assert_array_equal(slices.k_means(z, 6, np.random.default_rng(0), runs=3), alone)
+    assert (alone[0] != alone[1]).any()
+
+
+def test_groups_are_kept_once_in_the_order_in_which_they_were_found():
+    z = np.repeat(np.eye(3), 12, axis=0)
+    groups = slices.candidate_groups(z, np.random.default_rng(0), clusters=(3,), seeds=4)
+    assert groups[0].all()
+    assert sorted(map(tuple, groups[1:])) == sorted(map(tuple, np.repeat(np.eye(3), 12, axis=1)))
 
 
 def test_an_image_is_scored_by_directions_that_have_not_seen_it():
@@ -133,7 +157,7 @@ def test_the_direction_of_a_group_is_the_discriminant_against_all_other_images()
     group = (np.arange(50) < 12).astype(float)
     scale = np.array([1.0, 2, 3, 4])
     plain = (z[12:].mean(axis=0) - z[:12].mean(axis=0)) / scale
-    ours = slices._directions(z, group[None], scale)[0]
+    ours = slices._directions(z, group[None], z.mean(axis=0), scale)[0]
     np.testing.assert_allclose(ours / np.linalg.norm(ours), plain / np.linalg.norm(plain))
 
 
@@ -154,6 +178,36 @@ def test_what_seeks_the_same_drops_out_and_the_other_failure_is_taken():
     taken = slices.take_regions(scores, np.array([20.0, 12, 14]), wrong, 5)
     assert [c for c, _ in taken] == [0, 2]
     assert set(taken[0][1]) == set(range(30))
+
+
+def test_images_that_were_taken_are_not_taken_again():
+    """Two candidates flag the same errors, by scores that are else unlike: the second has nothing left."""
+    rng = np.random.default_rng(0)
+    wrong = np.arange(300) < 30
+    scores = rng.uniform(-1, 1, (1, 300)) - 1.5 * wrong
+    scores = np.concatenate([scores, np.where(wrong, -2, -scores)])
+    assert np.corrcoef(scores)[0, 1] < slices.SAME_CORRELATION
+    taken = slices.take_regions(scores, np.array([20.0, 20]), wrong, 5)
+    assert len(taken) == 1
+
+
+def test_the_first_region_is_that_of_the_highest_lower_bound():
+    """Regions of 12 and 90 images of 400, disjoint, with any numbers of errors: which is first?"""
+    n, small, large = 400, 12, 90
+    order = np.arange(n)
+    scores = np.stack([order, (order - small) % n]).astype(float)
+    firsts = []
+    for few in range(4, small + 1):
+        for many in range(20, large + 1, 2):
+            wrong = np.zeros(n, bool)
+            wrong[:few] = wrong[small : small + many] = wrong[-40:] = True
+            counts, errors = np.array([small, large]), np.array([few, many])
+            rates = (errors + slices.PRIOR_IMAGES * wrong.mean()) / (counts + slices.PRIOR_IMAGES)
+            bounds = rates - slices.DEVIATIONS_BELOW * np.sqrt(rates * (1 - rates) / (counts + slices.PRIOR_IMAGES))
+            (first, _), *_ = slices.take_regions(scores, counts / slices.REGION_PER_ERROR, wrong, 1, only_better=False)
+            assert first == bounds.argmax()
+            firsts.append(first)
+    assert 20 < sum(firsts) < len(firsts) - 20
 
 
 # ---- Classes that give nothing to find ------------------------------------------------------------------------------

@@ -1,9 +1,14 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from failure_directions.config_parsing import load_dataset_config
+from failure_directions.data.beton_writer import write_beton
+from failure_directions.data.betons import open_beton
+from failure_directions.data.image_sources import ImageArrays
 from failure_directions.data.index_files import save_index_file
-from failure_directions.data.splits import open_splits
+from failure_directions.data.splits import Split, open_splits
 from failure_directions.runtime.errors import UserError
 
 
@@ -75,3 +80,46 @@ def test_an_index_file_that_is_cut_short_is_named(config, scenes_folder, tmp_pat
     (tmp_path / "x.pt").write_bytes((tmp_path / "x.pt").read_bytes()[:100])
     with pytest.raises(UserError, match=r"index file .*x\.pt is truncated"):
         open_splits(config(), scenes_folder, tmp_path / "x.pt")
+
+
+def test_a_split_knows_whether_its_beton_has_the_attribute(config, scenes_folder, tmp_path, pixels):
+    assert open_splits(config(), scenes_folder)["train"].has_spurious
+    write_beton(tmp_path / "plain.beton", replace(pixels, spurious=None), workers=1)
+    assert not Split("train", open_beton(tmp_path / "plain.beton"), np.arange(3)).has_spurious
+
+
+def test_extra_images_are_opened_where_they_are_asked_for_and_there(config, scenes_folder, index_file):
+    path = index_file(train=np.arange(400), val=np.arange(9), extra=np.arange(5))
+    assert open_splits(config(), scenes_folder, path).keys() == {"train", "val", "test"}
+    splits = open_splits(config(), scenes_folder, path, extra=True)
+    assert (len(splits["extra"]), splits["extra"].beton.path.name) == (5, "scenes_unlabeled.beton")
+    with pytest.raises(UserError, match="has extra_indices, of an unlabeled_beton, but the config names none"):
+        open_splits(config("unlabeled_beton=null"), scenes_folder, path, extra=True)
+    path = index_file(train=np.arange(400), val=np.arange(9))
+    assert "extra" not in open_splits(config(), scenes_folder, path, extra=True)
+
+
+def test_conditions_are_as_many_as_the_config_says_and_0_or_1(config, scenes_folder, tmp_path, pixels):
+    class Conditions(ImageArrays):
+        def __getitem__(self, i):
+            return self.images[i], self.labels[i], None
+
+    labels = np.stack([pixels.labels == k for k in range(3)], axis=1).astype(np.float32)
+    write_beton(tmp_path / "three.beton", Conditions(pixels.images, labels, ["a", "b", "c"]), workers=1)
+    betons = [f"{split}_beton=three.beton" for split in ("train", "test")]
+
+    def open_with(*overrides):
+        index = tmp_path / "index.pt"
+        save_index_file(index, {"train_indices": np.arange(60), "val_indices": np.arange(60, 90)})
+        changed = config(*betons, "val_beton=null", "class_names=null", *overrides)
+        return open_splits(changed, tmp_path, index)
+
+    with pytest.raises(UserError, match="has 3 labels an image; set bce: true"):
+        open_with("num_classes=3")
+    with pytest.raises(UserError, match="has 3 labels an image, but with bce the config's num_classes asks for 4"):
+        open_with("num_classes=4", "bce=true")
+    with pytest.raises(UserError, match="train and test share 60"):  # all else is well
+        open_with("num_classes=3", "bce=true")
+    write_beton(tmp_path / "three.beton", Conditions(pixels.images, 2 * labels, ["a", "b", "c"]), workers=1)
+    with pytest.raises(UserError, match="labels other than 0 and 1"):
+        open_with("num_classes=3", "bce=true")

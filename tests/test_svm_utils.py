@@ -6,7 +6,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from failure_directions.directions import class_fit as svm_path
+from failure_directions.directions import class_fit, primal_svm
 from failure_directions.runtime.errors import UserError
 from failure_directions.runtime.pt_files import save_pt
 from failure_directions.svm_utils import SVMFitter, svm_metrics, whitening
@@ -38,7 +38,7 @@ def fitted(problem, whiten=True, **kwargs):
     return fitter
 
 
-def plain_loop(z, right, balanced=True, cv=2, candidates=svm_path.SEARCHED_C):
+def plain_loop(z, right, balanced=True, cv=2, candidates=class_fit.SEARCHED_C):
     """scikit-learn as its documentation would have it: (chosen C, score, fitted SVC)."""
     svcs = [SVC(kernel="linear", class_weight="balanced" if balanced else None, C=C) for C in candidates]
     scores = [cross_val_score(svc, z, right, scoring="balanced_accuracy", cv=cv).mean() for svc in svcs]
@@ -49,6 +49,20 @@ def plain_loop(z, right, balanced=True, cv=2, candidates=svm_path.SEARCHED_C):
 def dual_objective(z, right, direction, multipliers):
     """What the SVM maximises: sum of the multipliers minus half the squared norm of the direction."""
     return np.abs(multipliers).sum() - direction @ direction / 2
+
+
+@pytest.mark.parametrize("cv", [2, 3, 7])
+def test_folds_are_those_of_scikit_learn(cv):
+    rng = np.random.default_rng(cv)
+    for n in (2 * cv, 2 * cv + 1, 50, 101):
+        for share in (0.2, 0.5, 0.9):
+            right = np.r_[[True] * cv, [False] * cv, rng.random(n - 2 * cv) < share]
+            right = rng.permutation(right)
+            for ours, theirs in zip(
+                class_fit.stratified_folds(right, cv), StratifiedKFold(cv).split(right, right), strict=True
+            ):
+                np.testing.assert_array_equal(ours[0], theirs[0])
+                np.testing.assert_array_equal(ours[1], theirs[1])
 
 
 # ---- the SVM ---------------------------------------------------------------------------------------------------------
@@ -71,16 +85,14 @@ def test_scores_chosen_C_and_decision_values_are_those_of_the_plain_scikit_learn
         assert np.abs(values[members] - reference).max() <= 1e-2 * reference.std()
 
 
-@pytest.mark.parametrize("gram_limit", [svm_path.GRAM_LIMIT, 0])
-def test_a_version_of_scikit_learn_that_is_not_known_gives_the_same_answer(monkeypatch, gram_limit):
+def test_a_version_of_scikit_learn_that_is_not_known_gives_the_same_answer(monkeypatch):
     problem = ys, _, latents, _ = make_problem(shift=0.5, seed=4)
-    monkeypatch.setattr(svm_path, "GRAM_LIMIT", gram_limit)
     known = fitted(problem)
-    monkeypatch.setattr(svm_path.sklearn, "__version__", "2.0.0")
+    monkeypatch.setattr(class_fit.sklearn, "__version__", "2.0.0")
     made = []
-    monkeypatch.setattr(svm_path, "SVC", lambda **options: made.append(options["kernel"]) or SVC(**options))
+    monkeypatch.setattr(class_fit, "SVC", lambda **options: made.append(options["kernel"]) or SVC(**options))
     unknown = fitted(problem)
-    assert set(made) == {"precomputed" if gram_limit else "linear"}
+    assert set(made) == {"precomputed"}
     np.testing.assert_array_equal(unknown.C, known.C)
     np.testing.assert_array_equal(unknown.cv_scores, known.cv_scores)
     _, expected = known.predict(ys=ys, latents=latents)
@@ -99,14 +111,18 @@ def test_without_search_C_is_1_and_its_score_is_still_reported():
         assert fitter.coef[c] == pytest.approx(svc.coef_[0], abs=1e-3)
 
 
-@pytest.mark.parametrize("C", svm_path.SEARCHED_C)
+def test_the_seven_powers_of_ten_of_the_paper_are_searched():
+    np.testing.assert_allclose(class_fit.SEARCHED_C, 10.0 ** np.arange(-6, 1))
+
+
+@pytest.mark.parametrize("C", class_fit.SEARCHED_C)
 @pytest.mark.parametrize("balanced", [True, False])
 def test_the_low_level_solver_is_what_SVC_calls(C, balanced):
     latents = make_problem((150,), shift=0.5)[2]
     right = np.random.default_rng(1).random(150) < 0.7
     z = latents / np.linalg.norm(latents, axis=1, keepdims=True)
-    weights = svm_path.class_weights(right, balanced)
-    multipliers, intercept = svm_path.solve_dual("precomputed", z @ z.T, right, C, weights)
+    weights = class_fit.class_weights(right, balanced)
+    multipliers, intercept = class_fit.solve_dual(z @ z.T, right, C, weights)
     svc = SVC(kernel="linear", C=C, class_weight="balanced" if balanced else None).fit(z, right)
     direction = z.T @ multipliers
     np.testing.assert_allclose(direction, svc.coef_[0], rtol=0, atol=1e-3 * np.linalg.norm(direction))
@@ -117,15 +133,15 @@ def test_the_low_level_solver_is_what_SVC_calls(C, balanced):
 
 
 def test_at_a_small_C_every_multiplier_sits_at_its_bound_but_the_intercept_need_not_be_the_midpoint():
-    """The closed form of `svm_path`'s docstring: right about the direction, silent about the intercept."""
+    """The closed form of `class_fit`'s docstring: right about the direction, silent about the intercept."""
     rng = np.random.default_rng(0)
     z = rng.standard_normal((90, 30))
     z /= np.linalg.norm(z, axis=1, keepdims=True)
     off_midpoint = 0
     for C in (1e-6, 1e-5, 1e-4, 1e-3):
         right = rng.random(90) < 0.7
-        weights = svm_path.class_weights(right, balanced=True)
-        multipliers, intercept = svm_path.solve_dual("precomputed", z @ z.T, right, C, weights)
+        weights = class_fit.class_weights(right, balanced=True)
+        multipliers, intercept = class_fit.solve_dual(z @ z.T, right, C, weights)
         bounds = C * np.where(right, weights[1], -weights[0])
         np.testing.assert_allclose(multipliers, bounds, rtol=1e-9)
         f = z @ z.T @ bounds
@@ -138,11 +154,69 @@ def test_at_a_small_C_every_multiplier_sits_at_its_bound_but_the_intercept_need_
 def test_a_class_too_large_for_a_gram_matrix_gets_the_same_answer(monkeypatch):
     problem = make_problem()
     reference = fitted(problem)
-    monkeypatch.setattr(svm_path, "GRAM_LIMIT", 90)
+    monkeypatch.setattr(class_fit, "GRAM_LIMIT", 90)
     fitter = fitted(problem)
     np.testing.assert_array_equal(fitter.C, reference.C)
     np.testing.assert_allclose(fitter.cv_scores, reference.cv_scores)
-    np.testing.assert_allclose(fitter.coef, reference.coef, atol=1e-3 * np.abs(reference.coef).max())
+    np.testing.assert_allclose(fitter.coef, reference.coef, atol=0.02 * np.abs(reference.coef).max())
+
+
+def objective(z, right, weights, direction, intercept):
+    """What libsvm minimises, by its definition."""
+    losses = np.clip(1 - np.where(right, 1, -1) * (z @ direction + intercept), 0, None)
+    return direction @ direction / 2 + weights @ losses
+
+
+@pytest.mark.parametrize("C", class_fit.SEARCHED_C)
+@pytest.mark.parametrize(("n", "d", "shift"), [(300, 24, 0.3), (60, 90, 0.3), (150, 8, 4.0)])
+def test_the_primal_solver_reaches_libsvm_s_objective_and_says_how_near_it_is(n, d, shift, C):
+    rng = np.random.default_rng(n)
+    right = rng.random(n) < 0.7
+    z = rng.standard_normal((n, d)) + np.where(right, shift, -shift)[:, None] * np.eye(d)[0]
+    z /= np.linalg.norm(z, axis=1, keepdims=True)
+    weights = C * class_fit.class_weights(right, True)[right.astype(int)]
+    direction, (low, high), gap = primal_svm.solve_primal(z, right, weights, tolerance=1e-7)
+    svc = SVC(kernel="linear", C=C, class_weight="balanced", tol=1e-9).fit(z, right)
+    reference = objective(z, right, weights, svc.coef_[0], svc.intercept_[0])
+    for intercept in (low, (low + high) / 2, high):
+        assert objective(z, right, weights, direction, intercept) <= reference * (1 + 2e-7)
+    assert gap <= 1e-7
+    assert low - 1e-3 <= svc.intercept_[0] <= high + 1e-3
+
+
+def test_best_intercepts_are_the_ends_of_the_flat_part_of_the_loss():
+    rng = np.random.default_rng(0)
+    for case in range(20):
+        right = rng.permutation(np.arange(12) < 7)
+        values = rng.standard_normal(12) * (0.1 if case % 2 else 1)
+        weights = class_fit.class_weights(right, case % 4 < 2)[right.astype(int)]
+        low, high = primal_svm.best_intercepts(values, right, weights)
+        # Straight between the hinges' beginnings: the best is at one of them, and the loss is flat from low to high.
+        places = np.sort(np.where(right, 1, -1) - values)
+        losses = [objective(values[:, None], right, weights, np.ones(1), place) for place in places]
+        best = places[np.flatnonzero(np.isclose(losses, min(losses), rtol=1e-12))]
+        assert (low, high) == (best[0], best[-1])
+
+
+@pytest.mark.parametrize("solver", class_fit.SOLVERS)
+def test_in_the_middle_of_the_interval_a_small_C_tells_right_from_wrong(solver):
+    problem = make_problem((300, 300), shift=0.6)
+    ys, preds, latents, _ = problem
+    fitter = fitted(problem, intercept="middle", solver=solver)
+    z, right = fitter.preprocess(latents)[ys == 0], (preds == ys)[ys == 0]
+    end, middle = (class_fit.fit_svm(z, right, (1e-6,), solver=solver, intercept=rule) for rule in class_fit.INTERCEPTS)
+    assert end.cv_score < 0.6 < middle.cv_score
+    ((direction, intercept),) = middle.layers
+    values = (z @ direction)[:, 0]
+    low, high = -1 - values[~right].min(), 1 - values[right].max()
+    assert intercept == pytest.approx((low + high) / 2)
+    assert fitter.C[0] < 1
+
+
+def test_unknown_solvers_and_intercepts_are_refused():
+    for option in ("solver", "intercept"):
+        with pytest.raises(UserError, match=f"unknown {option} 'fast'; choose one of"):
+            SVMFitter(**{option: "fast"})
 
 
 @pytest.mark.parametrize("method", ["SVM", "MLP"])
@@ -164,7 +238,10 @@ def test_a_planted_direction_is_recovered_and_hard_images_are_negative(method):
 def test_errors_at_random_have_scores_around_one_half_and_may_be_no_consistent_failure():
     fitter = fitted(make_problem([60] * 20, shift=0))
     assert abs(fitter.cv_scores.mean() - 0.5) < 0.1
-    np.testing.assert_array_equal(fitter.no_consistent_failure, fitter.cv_scores <= 0.5)
+    assert 0 < fitter.no_consistent_failure.sum() < 20
+    # Exactly .5, what a coin has, is none; a class that was skipped says nothing.
+    fitter.cv_scores[:4] = 0.5, np.nextafter(0.5, 1), 0.49, np.nan
+    assert fitter.no_consistent_failure[:4].tolist() == [True, False, True, False]
 
 
 def test_two_processes_give_the_answer_of_one():
@@ -286,6 +363,35 @@ def test_classes_that_cannot_be_fitted_are_skipped_with_a_reason_and_left_out_of
     assert metrics["confusion_matrix"].sum() == 40
     assert metrics["accuracy"] == np.mean((values > 0)[:40] == (preds == ys)[:40])
     np.testing.assert_array_equal(np.isnan(metrics["indiv_accs"]), [False] + [True] * 6)
+
+
+SAME_EVERYWHERE = "one decision value for all of its validation images: right and wrong ones look alike"
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+@pytest.mark.parametrize("scale", [1e-3, 1, 1e3])
+def test_a_decision_value_that_is_the_same_everywhere_flags_nothing(normalize, scale):
+    """Class 0: images all alike; 1: each right one has a wrong one at its place; 2: a direction, barely there."""
+    rng = np.random.default_rng(0)
+    ys, wrong = np.repeat([0, 1, 2], 40), np.tile([False, True], 60)
+    latents = rng.standard_normal((120, 8))
+    latents[:40] = latents[0]
+    latents[40:80] = np.repeat(latents[40:60], 2, axis=0)
+    latents[80:] = latents[80] + 1e-3 * latents[80:] + 5e-3 * wrong[80:, None]
+    fitter = SVMFitter(do_normalize=normalize)
+    scores = fitter.fit(preds=np.where(wrong, 3, ys), ys=ys, latents=scale * latents, num_classes=3 + 1)
+    assert fitter.skipped == {0: SAME_EVERYWHERE, 1: SAME_EVERYWHERE, 3: "no validation images"}
+    assert np.isnan(scores[:2]).all()
+    mask, values = fitter.predict(ys=ys, latents=scale * latents)
+    assert (mask[:80] == 1).all()
+    assert np.isnan(values[:80]).all()
+    np.testing.assert_array_equal(mask[80:] == 0, wrong[80:])
+
+
+def test_an_mlp_that_sees_images_all_alike_flags_nothing():
+    fitter = SVMFitter(method="MLP", svm_args={"first_layer": False})
+    fitter.fit(preds=np.arange(20) % 2, ys=np.zeros(20, int), latents=np.full((20, 3), 0.7))
+    assert fitter.skipped[0] == SAME_EVERYWHERE
 
 
 def test_metrics_are_those_of_scikit_learn():

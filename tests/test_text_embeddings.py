@@ -6,6 +6,7 @@ import torch
 from failure_directions.commands import find
 from failure_directions.embeddings.texts import embed_texts
 from failure_directions.runtime.errors import UserError
+from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertModel, BertTokenizerFast, GPT2Config, GPT2Model
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{i}" for i in range(30))]
@@ -39,6 +40,14 @@ def test_a_text_s_embedding_is_the_mean_of_its_own_tokens(encoder):
         with torch.inference_mode():
             wanted = model(torch.tensor([ids])).last_hidden_state[0].mean(0)
         np.testing.assert_allclose(row, wanted, atol=1e-5)
+
+
+def test_an_encoder_half_of_whose_weights_are_missing_is_not_made_up(encoder):
+    folder, _ = encoder
+    weights = load_file(folder / "model.safetensors")
+    save_file(dict(list(weights.items())[::2]), folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(UserError, match=r"lacks .* of its weights"):
+        embed_texts(TEXTS, folder)
 
 
 def test_long_texts_are_cut_where_the_encoder_ends(encoder):

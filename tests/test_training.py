@@ -1,3 +1,5 @@
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -12,9 +14,11 @@ from failure_directions.models.features import FeatureExtractor, last_linear
 from failure_directions.models.input_sizes import check_input
 from failure_directions.runtime.errors import UserError
 from failure_directions.runtime.pt_files import save_pt
+from failure_directions.training.estimates import seconds_an_epoch
 from failure_directions.training.loss_weights import load_loss_vector
+from failure_directions.training.losses import example_losses
 from failure_directions.training.resuming import load_resumable, new_checkpoint
-from failure_directions.training.trainer import Trainer, example_losses, lr_factor
+from failure_directions.training.trainer import Trainer, lr_factor
 
 CPU = torch.device("cpu")
 
@@ -266,3 +270,32 @@ def test_the_smallest_batch_is_the_last_unless_it_is_left_out(small, drop_last, 
     options = config.model_copy(update={"batch_size": 20, "drop_last": drop_last})
     assert smallest_batch(split, options) == smallest
     assert min(len(batch.label) for batch in make_loader(split, options, CPU, train=True)) == smallest
+
+
+@pytest.mark.parametrize(("an_image", "most"), [(0.002, 64), (0.5, 8)])
+def test_the_estimate_of_an_epoch_is_its_images_by_the_time_of_one_and_changes_nothing(
+    small, monkeypatch, an_image, most
+):
+    """By a clock of the images that the model sees; one that is only looked at takes a third."""
+    torch.manual_seed(0)
+    config, _ = small
+    model, clock, batches = build_model("cifar_resnet", "resnet10thin", 8), [0.0], []
+
+    def see(_, inputs):
+        batches.append(len(inputs[0]))
+        clock[0] += an_image * len(inputs[0])
+
+    model.register_forward_pre_hook(see)
+    monkeypatch.setattr("failure_directions.training.estimates.time.perf_counter", lambda: clock[0])
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    state = torch.get_rng_state()
+    estimated = seconds_an_epoch(model, config.model_copy(update={"batch_size": 64}), CPU, train=400, val=300)
+    assert estimated == pytest.approx(an_image * (400 + 300 / 3))
+    assert max(batches) == most  # no more than it takes to tell
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+def test_a_training_on_a_cpu_says_before_how_long_it_takes(small, tmp_path, capsys):
+    train(small, tmp_path)
+    assert re.search(r"training on a CPU: an epoch takes about \d+ seconds?, 4 epochs", capsys.readouterr().out)

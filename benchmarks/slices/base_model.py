@@ -33,14 +33,20 @@ class BaseModel:
         return np.concatenate(probs), np.concatenate(features)
 
 
-def train(images, labels, num_classes, seed, epochs=EPOCHS):
-    """A `BaseModel` of uint8 images (N, H, W, 3) and int labels (N,): SGD, flips and shifts, a triangular rate."""
+def train(images, labels, num_classes, seed, epochs=EPOCHS, start=None, weights=None, rate=LEARNING_RATE):
+    """A `BaseModel` of uint8 images (N, H, W, 3) and int labels (N,): SGD, flips and shifts, a triangular rate.
+
+    `start`, a `BaseModel`, is trained further in place of a new one; `weights` (N,) are of the images' losses.
+    """
     torch.manual_seed(seed)
     network = build_model("cifar_resnet", "resnet10thin", num_classes).to(memory_format=torch.channels_last)
+    if start is not None:
+        network.load_state_dict(start.network.state_dict())
+    weights = None if weights is None else torch.from_numpy(np.asarray(weights / np.mean(weights), np.float32))
     optimizer = torch.optim.SGD(network.parameters(), lr=1, momentum=0.9, weight_decay=5e-4)
     images, labels = torch.from_numpy(images), torch.from_numpy(np.asarray(labels, dtype=np.int64))
     sample = images[:5000].float()
-    mean, std = sample.mean((0, 1, 2)), sample.std((0, 1, 2))
+    mean, std = (sample.mean((0, 1, 2)), sample.std((0, 1, 2))) if start is None else (start.mean, start.std)
     steps, peak = len(images) // BATCH or 1, min(PEAK_EPOCH, epochs / 2)
     for epoch in range(epochs):
         network.train()
@@ -48,9 +54,10 @@ def train(images, labels, num_classes, seed, epochs=EPOCHS):
         for step, index in enumerate(order[: steps * BATCH].split(BATCH)):
             position = epoch + step / steps
             rising, falling = position / peak, (epochs - position) / (epochs - peak)
-            optimizer.param_groups[0]["lr"] = LEARNING_RATE * min(rising, falling)
+            optimizer.param_groups[0]["lr"] = rate * min(rising, falling)
             shown = augment(images[index], AUGMENTATION, mean.round().to(torch.uint8), epoch_key(seed, epoch), index)
-            loss = F.cross_entropy(network(_normalised(shown, mean, std)), labels[index])
+            loss = F.cross_entropy(network(_normalised(shown, mean, std)), labels[index], reduction="none")
+            loss = (loss if weights is None else loss * weights[index]).mean()
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

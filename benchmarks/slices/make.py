@@ -1,6 +1,7 @@
 """Make the settings of the slice benchmark: base models and embeddings, a file a setting and seed.
 
     python -m benchmarks.slices.make --data FOLDER --weights data/efficientnet_lite0.pt --out OUT
+    python -m benchmarks.slices.make --out OUT       # no photographs: the drawn scenes alone
 
 FOLDER holds CIFAR-10: as images SPLIT/CLASS/FILE, or as torchvision keeps it. scripts/efficientnet_lite_weights.py
 writes the weights. Writes OUT/SETTING-seedS.npz; files that are there are kept, so that the command can be run again
@@ -18,21 +19,27 @@ from failure_directions.runtime.files import atomic_path
 
 from .photographs import read_photographs, with_look
 from .planted import draw, fair_slices, read_setting, setting_names
+from .scenes import draw_scenes, embed_scenes
 
 
 @entry_point
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", required=True, help="folder with CIFAR-10")
-    parser.add_argument("--weights", required=True, help="weights of timm's tf_efficientnet_lite0 (.pt)")
+    parser.add_argument("--data", help="folder with CIFAR-10 (default: drawn scenes alone)")
+    parser.add_argument("--weights", help="weights of timm's tf_efficientnet_lite0 (.pt), for photographs")
     parser.add_argument("--out", required=True, help="folder to write")
-    parser.add_argument("--settings", nargs="+", default=setting_names(), help="which (default: all)")
+    parser.add_argument("--settings", nargs="+", help="which (default: all)")
     parser.add_argument("--seeds", type=int, nargs="+", default=list(range(10)))
     parser.add_argument("--threads", type=int, help="threads of PyTorch")
     args = parser.parse_args(argv)
-    if not Path(args.weights).is_file():
+    settings = [read_setting(name) for name in args.settings or setting_names(photographs=bool(args.data))]
+    of_photographs = [setting.name for setting in settings if setting.kind != "scenes"]
+    if of_photographs and not args.data:
+        raise UserError(f"the setting {of_photographs[0]} is of photographs; give their folder with --data")
+    if of_photographs and not (args.weights and Path(args.weights).is_file()):
         raise UserError(f"weights {args.weights} do not exist; scripts/efficientnet_lite_weights.py writes them")
-    settings = [read_setting(name) for name in args.settings]
+    if not args.data:
+        print("no --data: the setting of drawn scenes alone")
     if args.threads:
         import torch
 
@@ -42,25 +49,19 @@ def main(argv=None):
 
 def make(settings, seeds, data, weights, out):
     """Write what is missing of `out`/SETTING-seedS.npz, seed by seed."""
-    from .embedding import EmbeddingStore
-
     missing = [(seed, s) for seed in seeds for s in settings if not (out / f"{s.name}-seed{seed}.npz").is_file()]
-    if not missing:
-        return
-    images, subclasses, names = _kept_photographs(data, out / "photographs.npz")
-    store = EmbeddingStore(out / "embeddings", images, weights)
+    photographs = _Photographs(data, weights, out) if any(s.kind != "scenes" for _, s in missing) else None
     for seed, setting in missing:
         start = time.monotonic()
-        training, looked_at = draw(setting, subclasses, names, seed)
+        if setting.kind == "scenes":
+            images, training, looked_at = draw_scenes(setting, seed)
+            embeddings = embed_scenes(images[looked_at.rows])
+        else:
+            images = photographs.images
+            training, looked_at = draw(setting, photographs.subclasses, photographs.names, seed)
+            embeddings = photographs.embeddings(setting, looked_at)
         probs, features = _outputs(setting, training, looked_at, images, seed, out / "models")
         preds = probs.argmax(1)
-        embeddings = np.empty((len(preds), 0), np.float32)
-        for look in np.unique(looked_at.looks):
-            members = looked_at.looks == look
-            of_look = store.get(looked_at.rows[members], None if look < 0 else setting.looks[look])
-            if not embeddings.size:
-                embeddings = np.empty((len(preds), of_look.shape[1]), np.float32)
-            embeddings[members] = of_look
         with atomic_path(out / f"{setting.name}-seed{seed}.npz") as temporary, open(temporary, "wb") as stream:
             np.savez(
                 stream,
@@ -81,6 +82,31 @@ def make(settings, seeds, data, weights, out):
         print(f"{_described(setting, seed, looked_at, preds)}; {time.monotonic() - start:.0f} s", flush=True)
 
 
+class _Photographs:
+    """The photographs of the folder `data`, read once and kept in `out`, and their embeddings."""
+
+    def __init__(self, data, weights, out):
+        from .embedding import EmbeddingStore
+
+        path = out / "photographs.npz"
+        if not path.is_file():
+            images, subclasses, names = read_photographs(data)
+            with atomic_path(path) as temporary, open(temporary, "wb") as stream:
+                np.savez(stream, images=images, subclasses=subclasses, names=names)
+        with np.load(path, allow_pickle=False) as kept:
+            self.images, self.subclasses, self.names = kept["images"], kept["subclasses"], kept["names"].tolist()
+        self.store = EmbeddingStore(out / "embeddings", self.images, weights)
+
+    def embeddings(self, setting, looked_at):
+        """float32 (N, d) of the images looked at, each with its look."""
+        found = {}
+        for look in np.unique(looked_at.looks):
+            members = np.flatnonzero(looked_at.looks == look)
+            of_look = self.store.get(looked_at.rows[members], None if look < 0 else setting.looks[look])
+            found |= dict(zip(members.tolist(), of_look, strict=True))
+        return np.stack([found[i] for i in range(len(looked_at.looks))])
+
+
 def _described(setting, seed, looked_at, preds):
     pool, right = looked_at.part == "pool", preds == looked_at.labels
     fair = fair_slices(looked_at.slices, looked_at.labels, right, pool)
@@ -92,39 +118,33 @@ def _described(setting, seed, looked_at, preds):
     )
 
 
-def _kept_photographs(data, path):
-    """Photographs of the folder `data`, read once and kept in `path`."""
-    if not path.is_file():
-        images, subclasses, names = read_photographs(data)
-        with atomic_path(path) as temporary, open(temporary, "wb") as stream:
-            np.savez(stream, images=images, subclasses=subclasses, names=names)
-    with np.load(path, allow_pickle=False) as kept:
-        return kept["images"], kept["subclasses"], kept["names"].tolist()
-
-
 def _outputs(setting, training, looked_at, images, seed, folder):
-    """Probabilities and features of the base model on the images looked at; a model is trained once and kept."""
+    """Probabilities and features of the base model on the images looked at."""
+    shown = shown_images(setting, images[training.rows], training.looks)
+    model = kept_model(shown, training.labels, len(training.class_names), seed, folder)
+    return model(shown_images(setting, images[looked_at.rows], looked_at.looks))
+
+
+def kept_model(images, labels, num_classes, seed, folder):
+    """The `BaseModel` of these images and this seed: trained once, and kept in a folder."""
+    from failure_directions.models.build import build_model
     from failure_directions.runtime.pt_files import load_pt, save_pt
 
     from .base_model import BaseModel, train
 
-    shown = _looking(setting, images[training.rows], training.looks)
-    digest = hashlib.sha256(shown.tobytes() + training.labels.tobytes() + bytes([seed])).hexdigest()[:12]
-    path = folder / f"{digest}.pt"  # settings that train on the same images share it
-    if path.is_file():
-        from failure_directions.models.build import build_model
-
-        kept = load_pt(path, "base model")
-        network = build_model("cifar_resnet", "resnet10thin", len(training.class_names))
-        network.load_state_dict(kept["state_dict"])
-        model = BaseModel(network, kept["mean"], kept["std"])
-    else:
-        model = train(shown, training.labels, len(training.class_names), seed)
+    digest = hashlib.sha256(images.tobytes() + labels.tobytes() + bytes([seed])).hexdigest()[:12]
+    path = Path(folder) / f"{digest}.pt"  # settings that train on the same images share it
+    if not path.is_file():
+        model = train(images, labels, num_classes, seed)
         save_pt({"state_dict": model.network.state_dict(), "mean": model.mean, "std": model.std}, path)
-    return model(_looking(setting, images[looked_at.rows], looked_at.looks))
+        return model
+    kept = load_pt(path, "base model")
+    network = build_model("cifar_resnet", "resnet10thin", num_classes)
+    network.load_state_dict(kept["state_dict"])
+    return BaseModel(network, kept["mean"], kept["std"])
 
 
-def _looking(setting, images, looks):
+def shown_images(setting, images, looks):
     """Images, each with its look."""
     images = images.copy()
     for number, look in enumerate(setting.looks):

@@ -15,7 +15,7 @@ import yaml
 from failure_directions.runtime.errors import UserError
 
 FOLDER = Path(__file__).parent / "settings"
-KINDS = ("rare", "noise", "cues")
+KINDS = ("rare", "noise", "cues", "scenes")
 PARTS = ("find", "confirm", "pool")
 
 
@@ -25,8 +25,8 @@ class Setting:
 
     Attributes:
         name: the file's name.
-        kind: "rare" (subclasses thinned in train), "noise" (also mislabeled there) or "cues" (looks that agree with a
-            class).
+        kind: "rare" (subclasses thinned in train), "noise" (also mislabeled there), "cues" (looks that agree with a
+            class) or "scenes" (drawn; see scenes.py).
         superclasses: lists of subclass names, or a number of classes into which the seed deals all subclasses.
         families: lists of subclass names, of each of which every class is dealt the same number; a class then has
             something to be taken for in another.
@@ -94,9 +94,10 @@ class LookedAt:
     slice_names: list
 
 
-def setting_names():
-    """Names of the frozen settings."""
-    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
+def setting_names(photographs=True):
+    """Names of the frozen settings, or of those alone that need no photographs."""
+    names = sorted(path.stem for path in FOLDER.glob("*.yaml"))
+    return names if photographs else [name for name in names if read_setting(name).kind == "scenes"]
 
 
 def read_setting(name):

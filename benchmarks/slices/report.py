@@ -1,12 +1,13 @@
-"""Tables of the slice benchmark, in Markdown and HTML.
+"""Tables and plots of the slice benchmark, in Markdown and HTML.
 
     python -m benchmarks.slices.report results.csv --out FOLDER [--reference ours]
 
-Writes FOLDER/slices.md and FOLDER/slices.html. Seed 0, on which methods are tuned, is left out unless it is all there
-is, or --seeds names it.
+Writes FOLDER/slices.md, slices.html, quality.png and power.png. Seed 0, on which methods are tuned, is left out unless
+it is all there is, or --seeds names it.
 """
 
 import argparse
+import base64
 import html
 from collections import defaultdict
 from pathlib import Path
@@ -17,6 +18,7 @@ from failure_directions.runtime.files import atomic_path
 
 from .confirming import LEVEL
 from .metrics import bootstrap, paired_difference
+from .plots import power_plot, quality_plot
 from .run import read_rows
 
 TUNING_SEED = 0
@@ -36,9 +38,12 @@ def main(argv=None):
     if not rows:
         raise UserError(f"{args.results} has no rows; python -m benchmarks.slices.run writes them")
     tables = make_tables(rows, args.reference, args.seeds)
-    for name, text in (("slices.md", as_markdown(tables)), ("slices.html", as_html(tables))):
+    real = planted_rows(rows, args.seeds)
+    plots = {"quality.png": quality_plot(real, MAIN), "power.png": power_plot(real)}
+    texts = {"slices.md": as_markdown(tables), "slices.html": as_html(tables, plots)}
+    for name, content in (plots | {name: text.encode() for name, text in texts.items()}).items():
         with atomic_path(Path(args.out) / name) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+            temporary.write_bytes(content)
     print(as_markdown(tables))
 
 
@@ -48,10 +53,7 @@ def make_tables(rows, reference="ours", seeds=None):
     Args:
         rows: dicts of strings, as `run.read_rows` gives them. reference: a method's name. seeds: ints, or None.
     """
-    real, nulls = [r for r in rows if not r["null"]], [r for r in rows if r["null"]]
-    present = sorted({int(r["seed"]) for r in real})
-    kept = seeds or [seed for seed in present if seed != TUNING_SEED] or present
-    real = [r for r in real if int(r["seed"]) in kept]
+    real, nulls = planted_rows(rows, seeds), [r for r in rows if r["null"]]
     places = sorted({(r["setting"], r["size"]) for r in real})
     titles = {r["method"]: r["title"] for r in rows}
     tables = [_overview(real, places, titles)]
@@ -64,6 +66,14 @@ def make_tables(rows, reference="ours", seeds=None):
         cells = [[r["title"], r["setting"], r["size"], r["seed"], r["reason"]] for r in failed]
         tables.append(("Runs without a result", "", header, cells))
     return tables
+
+
+def planted_rows(rows, seeds=None):
+    """The rows of settings in which something is planted, of the seeds that count."""
+    real = [row for row in rows if not row["null"]]
+    present = {int(row["seed"]) for row in real}
+    kept = seeds or present - {TUNING_SEED} or present
+    return [row for row in real if int(row["seed"]) in kept]
 
 
 def _overview(rows, places, titles):
@@ -193,9 +203,11 @@ def as_markdown(tables):
     return "\n\n".join(parts) + "\n"
 
 
-def as_html(tables):
-    """The tables as one page that needs no other file; a wide table scrolls by itself."""
+def as_html(tables, plots):
+    """The tables and plots (name -> PNG bytes) as one page that needs no other file; a wide table scrolls by itself."""
     body = ["<h1>Slice benchmark</h1>"]
+    for name, png in plots.items():
+        body.append(f'<img alt="{name}" src="data:image/png;base64,{base64.b64encode(png).decode()}">')
     for title, remark, header, cells in tables:
         head = "".join(f"<th>{html.escape(name)}</th>" for name in header)
         lines = ["".join(f"<td>{html.escape(cell)}</td>" for cell in line) for line in cells]
@@ -214,6 +226,7 @@ _PAGE = """<!doctype html>
 :root { color-scheme: light dark; }
 body { font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 72rem; padding: 0 1rem; }
 .wide { overflow-x: auto; }
+img { background: white; display: block; margin: 1rem 0; max-width: 100%; }
 table { border-collapse: collapse; font-size: 0.875rem; font-variant-numeric: tabular-nums; }
 th, td { border-bottom: 1px solid color-mix(in srgb, currentColor 20%, transparent); padding: 0.3rem 0.7rem; }
 th { text-align: left; vertical-align: bottom; }

@@ -28,7 +28,7 @@ MOST_GUESSES = max(PROTOCOLS.values())
 QUALITY = [f"{measure} ({protocol})" for protocol in PROTOCOLS for measure in MEASURES]
 KEY = ["setting", "null", "size", "seed", "method"]
 HEADER = [
-    *[*KEY, "digest", "title", "uses_outputs", "planted", "fair", "base", "guesses", *QUALITY],
+    *[*KEY, "digest", "title", "uses_outputs", "planted", "fair", "base", "images", "guesses", *QUALITY],
     *["claims", "false_claims", "fair_found", "naive_claims", "seconds", "megabytes", "reason"],
 ]
 NULLS = ("permuted", "noise")
@@ -152,6 +152,7 @@ def evaluated(method, data, size, seed):
     row = {
         "planted": len(np.unique(slices[slices >= 0])),
         "fair": len(fair),
+        "images": round(np.mean([(slices[parts["find"]] == number).sum() for number in fair]), 1) if fair else 0,
         "guesses": sum(map(len, by_class.values())),
         "seconds": round(seconds, 3),
     }

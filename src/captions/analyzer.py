@@ -1,11 +1,17 @@
 """`ClipAnalyzer`: the captions of a stored result, for notebooks."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from ..runtime.errors import UserError
 from ..svm_utils import SVMFitter
 from .ranking import check_top_k, rank_captions
-from .vocabulary import get_caption_set
+from .vocabulary import CaptionSet, get_caption_set
+
+if TYPE_CHECKING:
+    from ..directions.galleries import SVMProcessor
+    from ..embeddings.clip import CLIPProcessor
 
 
 class ClipAnalyzer:
@@ -25,12 +31,20 @@ class ClipAnalyzer:
         UserError: the result is not of CLIP embeddings, or the captions do not fit its classes.
     """
 
-    def __init__(self, proc, svm_model, caption_set, class_names=None, clip=None, device="auto"):
+    def __init__(
+        self,
+        proc: "SVMProcessor",
+        svm_model: str | Path | SVMFitter,
+        caption_set: str | Path | CaptionSet,
+        class_names: Sequence[str] | None = None,
+        clip: "CLIPProcessor | None" = None,
+        device: str = "auto",
+    ) -> None:
         svm_config = proc.loaded.svm_config
         if svm_config.embedding != "clip":
             raise UserError(
                 f"captions need directions in CLIP's space, and these are in {svm_config.embedding!r}; "
-                "run train_svms.py with embedding: clip"
+                "run failure-directions distil with embedding: clip"
             )
         self.fitter = svm_model if isinstance(svm_model, SVMFitter) else SVMFitter.load(svm_model)
         self.class_names = list(proc.loaded.class_names if class_names is None else class_names)
@@ -42,7 +56,9 @@ class ClipAnalyzer:
             clip = clip_of(svm_config, proc.loaded.dataset_config, device)
         self.clip = clip
 
-    def get_svm_style_top_K(self, target_c, caption_type="all", K=10):  # the published name
+    def get_svm_style_top_K(  # the published name
+        self, target_c: int, caption_type: str = "all", K: int = 10
+    ) -> dict[str, Any]:
         """The `K` hardest and easiest captions of class `target_c`, the most extreme first.
 
         Args:

@@ -9,7 +9,7 @@ from .subpopulations import caption_similarity, extreme_latents, subpopulation_a
 
 
 def with_captions(found, latents, clip, caption_set, top_k=10, stage=contextlib.nullcontext):
-    """An `Analysis` in CLIP's space with its captions.
+    """An `Analysis` in CLIP's space with the captions of its directions and of its confirmed slices.
 
     Its splits have the images' similarity to the first captions of their class, and its tables `CaptionRow` and
     `SubpopulationRow`, the latter of val and test.
@@ -21,8 +21,9 @@ def with_captions(found, latents, clip, caption_set, top_k=10, stage=contextlib.
     """
     names = found.result.class_names
     with stage("captions"):
-        captions = describe_directions(found.fitter, clip, caption_set, names, top_k)
-        nearest = extreme_latents(clip, captions)
+        slices = found.result.found.confirmed if found.result.found else []
+        captions = describe_directions(found.fitter, clip, caption_set, names, top_k, slices=slices)
+        nearest = extreme_latents(clip, [row for row in captions if not row["slice"]])
     splits, subpopulations = {}, []
     with stage("images near captions"):
         for name, split in found.result.splits.items():

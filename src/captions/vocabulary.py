@@ -15,6 +15,7 @@ import itertools
 import re
 import reprlib
 import string
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -119,7 +120,7 @@ class CaptionFile(_Vocabulary):
         return list(dict.fromkeys(["", *getattr(self, f"{slot}s"), *getattr(entry, f"{slot}s")]))
 
 
-def get_caption_set(name_or_path):
+def get_caption_set(name_or_path: str | Path) -> "CaptionSet":
     """The vocabulary of this name (one of `CAPTION_SETS`, in any case) or in this YAML file: a `CaptionSet`.
 
     Raises:
@@ -136,6 +137,33 @@ def get_caption_set(name_or_path):
         hint = nearest(name.upper(), CAPTION_SETS, f"give a YAML file or one of {', '.join(CAPTION_SETS)}")
         raise UserError(f"there is no caption set or file {name}; {hint}")
     return CaptionSet(f"caption file {name}", _load(name), shipped=False)
+
+
+def read_vocabulary(captions: "Sequence[str] | str | Path | CaptionSet") -> "list[str] | CaptionSet":
+    """Texts to compare images with: a list of texts, or a `CaptionSet`.
+
+    Args:
+        captions: either of them, a text file (.txt) with one a line, or what `get_caption_set` takes.
+
+    Raises:
+        UserError: no texts, or a file or set that does not exist or is another.
+    """
+    if isinstance(captions, CaptionSet):
+        return captions
+    if isinstance(captions, str | Path):
+        path = Path(captions)
+        if path.suffix != ".txt":
+            return get_caption_set(captions)
+        if not path.is_file():
+            raise UserError(f"the captions {path} do not exist; check the path")
+        try:
+            captions = path.read_text(encoding="utf-8-sig").splitlines()
+        except UnicodeDecodeError:
+            raise UserError(f"the captions {path} are not a text in UTF-8; save them as one") from None
+    texts = list(dict.fromkeys(text for text in (str(text).strip() for text in captions) if text))
+    if not texts:
+        raise UserError("the captions hold no text; give one a line")
+    return texts
 
 
 def _load(path):
@@ -179,7 +207,7 @@ class CaptionSet:
         self.source, self.grammar, self.shipped = source, grammar, shipped
         self._listed = {plain_name(name): name for name in reversed(grammar.classes)}
 
-    def for_class(self, class_name):
+    def for_class(self, class_name: str) -> "CaptionGenerator":
         """The `CaptionGenerator` of a class.
 
         Names match in any case, with `_` for spaces.
@@ -212,7 +240,7 @@ class CaptionSet:
             "adjectives, prepositions or nouns, or mend its excludes"
         )
 
-    def for_classes(self, class_names):
+    def for_classes(self, class_names: Sequence[str]) -> list["CaptionGenerator"]:
         """The `CaptionGenerator` of each of a data set's classes; checks that file and data set fit together.
 
         Raises:
@@ -252,14 +280,14 @@ class CaptionGenerator:
 
     def __init__(
         self,
-        name,
-        nouns=None,
-        adjectives=("",),
-        prepositions=("",),
-        excludes=(),
-        reference=None,
-        template=CaptionFile.model_fields["template"].default,
-    ):
+        name: str,
+        nouns: Iterable[str] | None = None,
+        adjectives: Iterable[str] = ("",),
+        prepositions: Iterable[str] = ("",),
+        excludes: Sequence[str] = (),
+        reference: str | None = None,
+        template: str = CaptionFile.model_fields["template"].default,
+    ) -> None:
         self.name, self.nouns = name, list(nouns or [name])
         self.adjectives, self.prepositions = list(adjectives), list(prepositions)
         # A mark shows the article that depends on what follows it.
@@ -268,7 +296,7 @@ class CaptionGenerator:
         self._excluded = re.compile(rf"(?<!\w)(?:{phrases})(?!\w)", re.IGNORECASE) if excludes else None
         self.reference = reference or self._fill(noun=name)
 
-    def captions(self, kind="all"):
+    def captions(self, kind: str = "all") -> list[str]:
         """The captions of a kind, a list without repeats that begins with the plainest.
 
         "all": every noun with every adjective and preposition. "noun": the nouns alone. "adj", "prep": the class's name
@@ -276,7 +304,7 @@ class CaptionGenerator:
         """
         return list(dict.fromkeys(self.candidates(kind)))
 
-    def candidates(self, kind="all"):
+    def candidates(self, kind: str = "all") -> Iterator[str]:
         """Iterate over the captions of a kind; different words may make the same one."""
         if kind not in KINDS:
             raise UserError(f"unknown kind of captions {kind!r}; choose one of {', '.join(KINDS)}")

@@ -121,7 +121,7 @@ def parse_arguments(argv=None):
 def main(argv=None):
     args = parse_arguments(argv)
     name = args.source if args.name is None else args.name
-    if not name or Path(name).name != name:
+    if Path(name).name != name or name in ("", ".."):
         raise UserError(f"--name {name!r} is not a plain name; give --out for another folder")
     if args.workers == 0 or args.workers < -1:
         raise UserError(f"--workers {args.workers} is not a number of processes; give 1 or more, or -1")
@@ -159,6 +159,7 @@ def main(argv=None):
 
 
 def check_image_options(args):
+    """What the parser cannot see."""
     if not 1 <= args.jpeg_quality <= 100:
         raise UserError(f"--jpeg-quality {args.jpeg_quality} is not between 1 and 100")
     if not 0 <= args.compress_probability <= 1:
@@ -240,6 +241,7 @@ def image_sources(args):
 
 
 def scene_setting(args):
+    """The `SceneSetting` that the options describe: plants as given, or drawn from the seed."""
     shared = {
         "train": args.train,
         "val": args.val,

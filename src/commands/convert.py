@@ -44,7 +44,7 @@ def main(argv=None):
         raise UserError(
             f"{args.old} holds more than arrays, tensors, numbers, strings, lists and dicts, so reading it could run "
             "code; it is not converted. Index files can be made again with failure-directions index, SVMs refitted "
-            "with train_svms.py"
+            "with failure-directions distil"
         ) from None
     except (RuntimeError, EOFError, ValueError, OSError) as error:
         raise UserError(f"{args.old} is truncated or not a torch file ({error})") from None

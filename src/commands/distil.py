@@ -1,7 +1,6 @@
 """Distil a model's failures: per class a direction between the validation images it gets right and those it gets wrong.
 
-    python train_svms.py -c dataset_configs/cifar.yaml -s svm_configs/normalized_svm_latent_config.yaml \\
-        --indices-file index_files/cifar.pt --root data \\
+    failure-directions distil -c cifar -s normalized_svm_latent_config --indices-file cifar --root data \\
         --model-path runs/cifar/version_0/checkpoints/checkpoint_last.pt --out-file results/cifar_svm.pt
 
 leaves results/cifar_svm.pt, cifar_svm_model.pt (the directions) and cifar_svm_{train,val,test}.csv (one row an image).
@@ -17,17 +16,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..captions.sources import add_describe
 from ..captions.vocabulary import get_caption_set
 from ..config_parsing import DatasetConfig, SVMConfig, load_dataset_config, load_svm_config, split_overrides
-from ..data.run_files import check_run_files
+from ..data.run_files import VERIFY, check_run_files
 from ..directions.job_backends import JobsBackend
 from ..directions.minority import check_spurious
 from ..runtime.devices import resolve_device
 from ..runtime.distributed import is_main, own_device, process_group
 from ..runtime.environment import environment
 from ..runtime.errors import UserError, entry_point
-from ..runtime.files import check_writable, existing_file
+from ..runtime.files import check_apart, check_writable, existing_file
 from ..runtime.tables import format_table
+from ..training.run_folders import checkpoint_in
 
 if TYPE_CHECKING:
     from ..directions.results import OutputFiles
@@ -38,17 +39,27 @@ def parse_arguments(argv=None):
     parser.add_argument("-c", "--config", required=True, help="dataset config (YAML)")
     parser.add_argument("-s", "--svm-config", required=True, help="SVM config (YAML)")
     parser.add_argument("--indices-file", help="index file; may be left out where the config has a val_beton")
-    parser.add_argument("--model-path", required=True, help="checkpoint of ffcv_main.py")
+    parser.add_argument(
+        "--model-path", required=True, help="runs/EXP_NAME of failure-directions train, or a checkpoint"
+    )
     parser.add_argument("--out-file", required=True, help="OUT: results go to OUT.pt, OUT_model.pt, OUT_SPLIT.csv")
     parser.add_argument(
         "--cache", help="folder that keeps predictions and embeddings (default: embeddings/ in the run)"
     )
     parser.add_argument("--unlabeled", action="store_true", help="also evaluate the unlabeled pool")
     parser.add_argument("--root", default=".", help="folder of the betons")
+    parser.add_argument("--verify", action="store_true", help=VERIFY)
+    parser.add_argument(
+        "--keep-half",
+        action="store_true",
+        help="confirm failures on one half of each class's test images, and keep the other from all choices: repairs "
+        "are judged on it",
+    )
     parser.add_argument("--spurious", action="store_true", help="also count the beton's `spurious` field in each class")
     parser.add_argument(
         "--captions", metavar="NAME|FILE", help="describe the directions by captions of this set or YAML file"
     )
+    add_describe(parser)
     parser.add_argument("--top-k", type=int, default=10, help="captions kept a class and side (default: 10)")
     parser.add_argument("--bce", action="store_true", help="the model is one of conditions (bce: true in the config)")
     parser.add_argument("--bce-class", type=int, help="number of the condition to analyse")
@@ -93,6 +104,7 @@ class Inputs:
 
     Attributes:
         splits: dict of `Split`.
+        described: dict split -> `Described`, the files of its images.
         extra: the `Split` of images that were trained on as well, or None.
         condition: number of the condition to analyse, or None for a task of classes.
         threshold: its own.
@@ -107,6 +119,7 @@ class Inputs:
     condition: int | None
     threshold: float | None
     splits: dict
+    described: dict
     extra: Any
     embedding: Any
     caption_set: Any
@@ -130,27 +143,32 @@ def load(args):
         class_names = [f"no {config.names[condition]}", config.names[condition]]
     caption_set = load_captions(args, svm_config, class_names) if args.captions is not None else None
     check_run_files(config, args.root, args.indices_file, args.unlabeled)
-    existing_file(args.model_path, "checkpoint")
+    args.model_path = str(existing_file(checkpoint_in(args.model_path), "checkpoint"))
 
+    from ..data.beton_tables import describe_split
     from ..data.splits import open_splits
     from ..directions.results import OutputFiles
     from ..embeddings.cache import cache_folder
     from ..embeddings.spaces import make_embedding
-    from ..models.checkpoints import load_checkpoint
+    from ..models.checkpoints import about_training, load_checkpoint
     from ..training.metrics import best_f1_threshold
 
     device = own_device(resolve_device(args.device))
     files = OutputFiles.named(args.out_file)
     for path in (files.result, files.model):
         check_writable(path)
-    splits = open_splits(config, args.root, args.indices_file, args.unlabeled, extra=True)
+    check_apart(files.all(), [args.model_path])
+    splits = open_splits(config, args.root, args.indices_file, args.unlabeled, extra=True, verify=args.verify)
     extra = splits.pop("extra", None)  # trained on as well, but no split of the result
+    described = {name: describe_split(split) for name, split in splits.items()}
     if args.spurious:
         check_spurious(splits)
     checkpoint = load_checkpoint(args.model_path, config)
+    if interrupted := about_training(args.model_path, checkpoint):
+        print(interrupted)
     embedding = make_embedding(svm_config, config, device)
     cache = args.cache or cache_folder(args.model_path, files.result.parent)
-    predictions, latents = evaluate(splits, checkpoint.model, embedding, config, device, cache)
+    predictions, latents = evaluate(splits, checkpoint.model, embedding, config, device, cache, svm_config.precision)
     if condition is not None:
         val = predictions["val"]
         threshold = best_f1_threshold(val.confs[:, condition], val.labels[:, condition] == 1)
@@ -163,6 +181,7 @@ def load(args):
         condition=condition,
         threshold=threshold,
         splits=splits,
+        described=described,
         extra=extra,
         embedding=embedding,
         caption_set=caption_set,
@@ -200,6 +219,7 @@ def distil(inputs, args):
             directions=config.directions,
             fdr=config.fdr,
             jobs=args.jobs,
+            evaluate=args.keep_half,
         )
         uses = confirm_uses(inputs, found.result).so_far() + 1
         found = replace(found, result=replace(found.result, found=replace(found.result.found, uses=uses)))
@@ -207,8 +227,13 @@ def distil(inputs, args):
         found = with_captions(found, inputs.latents, inputs.embedding.clip, inputs.caption_set, args.top_k)
     if args.spurious:
         found = with_minority(found, inputs.config.minority if inputs.condition is None else None)
+    splits = {
+        name: replace(split, paths=inputs.described[name].paths, metadata=inputs.described[name].metadata or None)
+        for name, split in found.result.splits.items()
+    }
     made_from = replace(
         found.result,
+        splits=splits,
         dataset_config=inputs.config,
         args=vars(args),
         environment=environment(),
@@ -216,7 +241,18 @@ def distil(inputs, args):
         extra_indices=None if inputs.extra is None else inputs.extra.indices,
         bce_threshold=inputs.threshold,
     )
-    return replace(found, result=made_from)
+    found = replace(found, result=made_from)
+    return described(found, inputs, args.describe) if args.describe else found
+
+
+def described(found, inputs, sources):
+    """The `Analysis` with what the images of its confirmed slices have in common."""
+    from ..captions.describing import with_words
+    from ..directions.galleries import SVMProcessor
+
+    images = SVMProcessor.of(found.result, inputs.files.result).images
+    clip = inputs.embedding.clip if inputs.caption_set else None
+    return with_words(found, images, sources, inputs.caption_set, clip)
 
 
 def confirm_uses(inputs, result):
@@ -253,7 +289,7 @@ def load_captions(args, svm_config, class_names):
     return caption_set
 
 
-def evaluate(splits, model, embedding, config, device, folder):
+def evaluate(splits, model, embedding, config, device, folder, precision="float32"):
     """One pass over every split: dicts split -> `Predictions` and split -> embeddings (N, d)."""
     import torch
 
@@ -261,7 +297,7 @@ def evaluate(splits, model, embedding, config, device, folder):
     from ..loaders import make_loader
 
     model = model.to(device, memory_format=torch.channels_last)
-    cache = EmbeddingCache(folder, model, embedding, config, device)
+    cache = EmbeddingCache(folder, model, embedding, config, device, precision)
     predictions, latents = {}, {}
     for name, split in splits.items():
         predictions[name], latents[name] = cache.get(make_loader(split, config, device))
@@ -271,13 +307,17 @@ def evaluate(splits, model, embedding, config, device, folder):
 def show(found, inputs):
     """Print what was found; every file is there already, because a terminal or pipe may refuse what is printed."""
     from ..directions.analysis import class_table, slices_in_words
-    from ..directions.results import AttributeRate, CaptionRow
+    from ..directions.results import AttributeRate, CaptionRow, WordRow
 
     if inputs.condition is not None:
         name = inputs.config.names[inputs.condition]
         print(f"threshold of {name} with the best F1 on validation: {inputs.threshold:.2f}")
     print(format_table(*class_table(found)))
     print(slices_in_words(found.result))
+    if WordRow in found.tables:
+        from ..captions.describing import words_of_slices
+
+        print(words_of_slices(found))
     if len(found.result.skipped) == len(inputs.class_names):
         print("no class has a direction: take more validation images, or a lower svm_args.cv")
     elif inputs.svm_config.embedding == "latent":
@@ -313,5 +353,5 @@ def show_captions(rows, files):
     from ..directions.results import CaptionRow
 
     print(f"\nhardest and easiest captions (all: {files.of(CaptionRow)})")
-    shown = [[row.class_name, row.side, row.caption, row.z] for row in rows if row.rank <= 3]
-    print(format_table(["class", "side", "caption", "z"], shown, left=3))
+    shown = [[row.slice or row.class_name, row.side, row.caption, row.z] for row in rows if row.rank <= 3]
+    print(format_table(["class or failure", "side", "caption", "z"], shown, left=3))

@@ -14,16 +14,21 @@ confirmed in test (confirm); without splits, each class is halved.
 """
 
 import argparse
+import shlex
+import sys
 import warnings
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
+from ..captions.sources import add_describe
+from ..captions.vocabulary import read_vocabulary
+from ..config_parsing import MOST
 from ..runtime.distributed import is_main, process_group
 from ..runtime.english import some
 from ..runtime.errors import UserError, entry_point
-from ..runtime.files import check_writable, open_npy
+from ..runtime.files import check_apart, check_writable, open_npy
 
 DEFAULT_EMBEDDING = "timm:tf_efficientnet_lite0"
 SMALL = 96  # pixels: images no larger are embedded at this size, in a fifth of the time
@@ -50,6 +55,10 @@ def parse_arguments(argv=None):
         "--embedding",
         metavar="timm:NAME|clip:NAME|hf:NAME|model",
         help=f"space in which failures are sought, hf: for texts (default: {DEFAULT_EMBEDDING} where it is at hand)",
+    )
+    add_describe(parser)
+    parser.add_argument(
+        "--captions", metavar="NAME|FILE", help="of --describe: a caption set, its YAML file, or a .txt of one a line"
     )
     parser.add_argument("--report", metavar="FILE.html", help="write the report here")
     parser.add_argument("--out", metavar="OUT.pt", help="write the result here")
@@ -78,13 +87,16 @@ def parse_arguments(argv=None):
 
 
 def _three(text):
-    numbers = [float(number) for number in text.split(",")]
-    if len(numbers) != 3:
-        raise argparse.ArgumentTypeError(f"{text} is not three numbers, such as .5,.5,.5")
-    return numbers
+    try:
+        red, green, blue = map(float, text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not three numbers, such as .5,.5,.5") from None
+    return [red, green, blue]
 
 
 def _directions(text):
+    if text != "auto" and not text.removeprefix("-").isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is neither auto nor a number")
     return text if text == "auto" else int(text)
 
 
@@ -94,15 +106,22 @@ def main(argv=None):
     args = parse_arguments(argv)
     _check_arguments(args)
     inputs = prepare(args)
+    words = sys.argv[1:] if argv is None else argv
+    inputs.made_from = {"command": shlex.join(["failure-directions", "find", *words])} | inputs.made_from
     if not is_main():
         return
     # Late: the statistics need no more than what is ready by now.
     from ..api import find_failures
+    from ..captions.describing import words_of_slices
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # its notes are printed
         found = find_failures(**vars(inputs), directions=args.directions, fdr=args.fdr, seed=args.seed)
     said = []
+    if args.describe:
+        embedded_by = (args.embedding or "").partition("clip:")[2] or None
+        found = found.describe(args.describe, captions=args.captions, clip=embedded_by)
+        said.append(words_of_slices(found.analysis))
     if args.out:
         found = replace(found, path=found.save(args.out))  # which the report's next steps name
         said.append(f"{found.path}: the result; failure_directions.load reads it")
@@ -113,20 +132,34 @@ def main(argv=None):
 
 def _check_arguments(args):
     for path in (args.report, args.out):
-        if path:
+        if path is not None:
             check_writable(path)
-    for option, value, least in (("--batch-size", args.batch_size, 1), ("--workers", args.workers, 0)):
+    for option, value, least in (
+        ("--batch-size", args.batch_size, 1),
+        ("--workers", args.workers, 0),
+        ("--seed", args.seed, 0),
+    ):
         if value is not None and value < least:
             raise UserError(f"{option} is {value}; give at least {least}")
     if not 0 < args.fdr < 1:
         raise UserError(f"--fdr is {args.fdr}; give a share between 0 and 1, such as 0.1")
-    if args.directions != "auto" and args.directions < 1:
-        raise UserError(f"--directions is {args.directions}; give auto, or a number of at least 1")
+    if args.directions != "auto" and not 1 <= args.directions <= MOST:
+        raise UserError(f"--directions is {args.directions}; give auto, or a number from 1 to {MOST:,}")
     for option in ("arch", "label_names", "image_size", "mean", "std"):
         if getattr(args, option) is not None and args.model is None:
             raise UserError(f"--{option.replace('_', '-')} is about a model, and none is given; add --model")
+    if args.captions and not args.describe:
+        raise UserError("--captions are texts to describe failures by; add --describe")
+    if args.captions:
+        args.captions = read_vocabulary(args.captions)
     if args.embeddings and args.embedding:
         raise UserError("--embeddings brings embeddings and --embedding computes some; give one of them")
+    outputs = [args.report]
+    if args.out is not None:
+        from ..directions.results import OutputFiles  # late: it takes torch
+
+        outputs += OutputFiles.named(args.out).all()
+    check_apart(outputs, (args.images, args.predictions, args.embeddings, args.model, args.label_names))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -147,6 +180,15 @@ class Inputs:
     images: object = None
     class_names: list | None = None
     metadata: dict = field(default_factory=dict)
+    made_from: dict = field(default_factory=dict)
+
+
+class MadeFrom(dict):
+    """What the arrays were made from -> a sentence on it, printed as it becomes known and repeated by the report."""
+
+    def tell(self, what, sentence):
+        self[what] = sentence
+        print(sentence)
 
 
 def prepare(args):
@@ -155,7 +197,8 @@ def prepare(args):
     from ..data.image_tables import read_table
 
     table = read_table(args.images or args.predictions, args.image_root, splits=not args.no_splits)
-    _say(_summary(table))
+    made_from = MadeFrom()
+    made_from.tell("images" if table.texts is None else "texts", _summary(table))
     if args.predictions and table.preds is None and args.model is None:
         raise UserError(f"{table.name} has neither pred nor prob_ columns: add them, or give --images and --model")
     if table.preds is not None and args.model is not None:
@@ -166,9 +209,11 @@ def prepare(args):
     table = _without_train(table, has_model=args.model is not None or table.preds is not None)
     if needs_images:
         table = check_image_files(table, args.skip_broken)
+    if table.notes:
+        made_from["remarks on them"] = "; ".join(table.notes)
     _say(*table.notes)
-    table, embeddings = _predicted_and_embedded(table, args)
-    return _inputs(table, embeddings, args.seed)
+    table, embeddings = _predicted_and_embedded(table, args, made_from)
+    return _inputs(table, embeddings, args.seed, made_from)
 
 
 def _check_texts(table, args):
@@ -203,39 +248,52 @@ def _without_train(table, has_model):
     return table.keep(~train, f"{int(train.sum()):,} training images are left out")
 
 
-def _predicted_and_embedded(table, args):
+def _predicted_and_embedded(table, args, made_from):
     """The table with predictions, of the images that can be read, and embeddings (N, d)."""
     embeddings, chosen, model = None, None, None
     if args.model is not None:
         from ..models.own_models import load_model
+        from ..training.run_folders import checkpoint_in
 
-        model = load_model(args.model, args.arch, args.image_size, args.mean, args.std)
-        _say(f"{model.name}: {model.outputs} outputs; images: {model.preprocessing.description}", *model.notes)
+        model = load_model(checkpoint_in(args.model), args.arch, args.image_size, args.mean, args.std)
+        told = f"{model.name}: {model.outputs} outputs; images: {model.preprocessing.description}"
+        made_from.tell("model", "; ".join([told, *model.notes]))
+    elif table.preds is not None:
+        made_from["predictions"] = f"those in {table.name}"
     if args.embeddings is None and table.texts is None:
-        chosen, network = _embedding(args.embedding, model, table)
+        chosen, network = _embedding(args.embedding, model, table, made_from)
     if model is not None:
         from ..embeddings.passes import classifier
 
         names = _match(table, model, args.label_names)  # before the work
-        table, arrays = _passed(table, classifier(model, table.has_conditions, features=chosen == "model"), args)
+        made_from.tell("classes", names[0].how)
+        table, arrays = _passed(
+            table, classifier(model, table.has_conditions, features=chosen == "model"), args, made_from
+        )
         table = _with_predictions(table, names, arrays["probs"])
         embeddings = arrays.get("embeddings")
     if args.embeddings is not None:
         embeddings = _read_embeddings(args.embeddings, table)
+        made_from["embedding"] = str(args.embeddings)
+        from ..data.guards import row_order
+
+        if not table.has_conditions and (told := row_order(embeddings, table.labels)):
+            made_from.tell("remark on it", told)
     elif table.texts is not None:
         from ..embeddings.texts import embed_texts
 
+        made_from["embedding"] = args.embedding
         how = {"batch_size": args.batch_size, "device": args.device, "cache": args.cache}
         embeddings = embed_texts(table.texts, args.embedding, **how)
     elif chosen != "model":
-        table, arrays = _passed(table, network, args)
+        table, arrays = _passed(table, network, args, made_from)
         embeddings = arrays["embeddings"]
     if table.preds is None:
-        table, embeddings = _with_linear_head(table, embeddings, args.seed)
+        table, embeddings = _with_linear_head(table, embeddings, args.seed, made_from)
     return table, embeddings
 
 
-def _passed(table, network, args):
+def _passed(table, network, args, made_from):
     """The table of the images that can be read, and what a network gives for them."""
     from ..embeddings.passes import raise_problems, run_pass
 
@@ -253,7 +311,8 @@ def _passed(table, network, args):
     if len(done.problems) == len(table):
         raise UserError(f"none of the {len(table)} images can be read, the first: {done.problems[0]}")
     good = np.setdiff1d(np.arange(len(table)), list(done.problems))
-    _say(f"left out: {len(done.problems)} image(s) that can't be read: {some(done.problems.values(), 3)}")
+    told = f"left out: {len(done.problems)} image(s) that can't be read: {some(done.problems.values(), 3)}"
+    made_from.tell("images that can't be read", told)
     return table.keep(good), {name: array[good] for name, array in done.arrays.items()}
 
 
@@ -265,7 +324,7 @@ def _read_embeddings(path, table):
     return embeddings if len(table) == table.total else embeddings[table.rows]
 
 
-def _embedding(asked, model, table):
+def _embedding(asked, model, table, made_from):
     """Name of the embedding, and its `Network`; ("model", None) for the model's own features."""
     from ..embeddings.passes import encoder
     from ..models.lite import PIP_LINE, SHA256
@@ -275,7 +334,7 @@ def _embedding(asked, model, table):
             raise UserError(
                 "--embedding model are the features of a model, and there is none that has any; give --model"
             )
-        _say(OWN_FEATURES)
+        made_from.tell("embedding", OWN_FEATURES)
         return "model", None
     name = asked or DEFAULT_EMBEDDING
     try:
@@ -288,9 +347,11 @@ def _embedding(asked, model, table):
             raise UserError(
                 f"no pretrained embedding is at hand: fetch one with {pip}, or give --embedding, --embeddings"
             ) from error
-        _say(f"{OWN_FEATURES}. A pretrained embedding is not at hand; fetch one with {pip}")
+        made_from.tell("embedding", f"{OWN_FEATURES}. A pretrained embedding is not at hand; fetch one with {pip}")
         return "model", None
-    _say(f"embedding: {name}; images: {getattr(network.prepare, 'description', 'as it prepares them')}")
+    prepared = getattr(network.prepare, "description", "as it prepares them")
+    made_from["embedding"] = f"{name}; images: {prepared}"
+    _say(f"embedding: {made_from['embedding']}")
     return name, network
 
 
@@ -318,7 +379,6 @@ def _match(table, model, label_names):
         numbers = np.unique(table.labels)  # a class without images needs no output
     aliases = None if label_names else model.aliases
     match = match_labels([table.class_names[c] for c in numbers], model.outputs, labels, aliases)
-    _say(match.how)
     return match, numbers
 
 
@@ -348,7 +408,7 @@ def _with_predictions(table, matched, probs):
     return replace(table, labels=outputs[table.labels], preds=preds, probs=probs, class_names=match.names)
 
 
-def _with_linear_head(table, embeddings, seed):
+def _with_linear_head(table, embeddings, seed, made_from):
     """Predictions where there is no model: of a linear classifier, for images that it was not fitted on."""
     from ..models.linear_head import fit_predict, out_of_fold
 
@@ -365,9 +425,10 @@ def _with_linear_head(table, embeddings, seed):
         probs = out_of_fold(embeddings, table.labels, classes, table.group, seed=seed)
         how = "its predictions are out of fold (5)" + (", groups never cut" if table.group is not None else "")
     preds = probs.argmax(axis=1)
-    _say(
+    made_from.tell(
+        "predictions",
         f"no model is given: the predictions are those of a linear classifier on the embedding, {how}; it is right on "
-        f"{(preds == table.labels).mean():.1%}"
+        f"{(preds == table.labels).mean():.1%}",
     )
     return replace(table, preds=preds, probs=probs), embeddings
 
@@ -379,7 +440,7 @@ def _parts(table):
     return table.split
 
 
-def _inputs(table, embeddings, seed):
+def _inputs(table, embeddings, seed, made_from):
     from ..data.conditions import condition_rows, halves
 
     split = _parts(table)
@@ -390,7 +451,16 @@ def _inputs(table, embeddings, seed):
         metadata["text"] = table.texts
     if not table.has_conditions:
         return Inputs(
-            table.labels, table.preds, embeddings, split, table.group, table.probs, images, table.class_names, metadata
+            table.labels,
+            table.preds,
+            embeddings,
+            split,
+            table.group,
+            table.probs,
+            images,
+            table.class_names,
+            metadata,
+            made_from,
         )
     # The same image is in one part for all its conditions.
     split = halves(len(table), table.group, seed) if split is None else split
@@ -407,6 +477,7 @@ def _inputs(table, embeddings, seed):
         table.images,
         rows.class_names,
         metadata,
+        made_from,
     )
 
 

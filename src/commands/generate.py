@@ -1,39 +1,33 @@
 """Generate images of each class's hardest, easiest or neutral caption, to train on or to measure a model with.
 
-    python generate_images.py --svm results/cifar_svm.pt --captions hard --per-class 100 --out generated/hard
+    failure-directions generate --svm results/cifar_svm.pt --captions hard --per-class 100 --out generated/hard
 
-leaves generated/hard/CLASS/*.png and manifest.csv (path, label, class, prompt, seed, CLIP scores); ffcv_main.py
---extra-images takes either. The result must be made with train_svms.py --captions; a class without a direction has no
+leaves generated/hard/CLASS/*.png and manifest.csv (path, label, class, prompt, seed, CLIP scores); `failure-directions
+train --extra-images` takes either. The result must be made with `distil --captions`; a class without a direction has no
 images. Called again, it goes on where it stopped, and on the same machine with the same number of threads the images
 are those of a call that was never interrupted.
+
+With --by-slices images are made of each confirmed failure's hardest (or easiest) caption, a folder each; a class's
+images are shared by its failures, and train takes the manifest.
 """
 
 import argparse
 import functools
 import math
 from pathlib import Path
-from typing import NamedTuple
 
-from ..interfaces.defaults import QUANTILE
-from ..interventions.choosing import CAPTIONS
+from ..interfaces.defaults import QUANTILE, Sampling
+from ..interventions.choosing import CAPTIONS, SHARES, shared_budget
 from ..runtime.devices import resolve_device
 from ..runtime.errors import UserError, entry_point
 from ..runtime.files import check_space, check_writable, existing_file, write_csv
 from ..runtime.tables import format_table
-
-
-class Sampling(NamedTuple):
-    batch_size: int
-    steps: int
-    guidance: float
-
-
-SCENES, USUAL = Sampling(20, 20, 3.0), Sampling(4, 50, 7.5)
+from .sampling import MODEL_FORMS, add_sampling_options, complete_sampling
 
 
 def parse_arguments(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--svm", required=True, metavar="OUT.pt", help="result of train_svms.py --captions")
+    parser.add_argument("--svm", required=True, metavar="OUT.pt", help="result of failure-directions distil --captions")
     parser.add_argument(
         "--captions",
         required=True,
@@ -41,12 +35,21 @@ def parse_arguments(argv=None):
         help="each class's hardest or easiest caption, or its reference, such as a photo of a cat",
     )
     parser.add_argument("--per-class", type=int, default=100, metavar="K", help="images a class (default: 100)")
+    parser.add_argument("--classes", nargs="+", metavar="NAME", help="of these classes only")
+    parser.add_argument(
+        "--by-slices", action="store_true", help="of the captions of confirmed failures, not of the classes' directions"
+    )
+    parser.add_argument(
+        "--share",
+        choices=SHARES,
+        default="errors",
+        help="with --by-slices: how a class's failures share its images, by their errors or equally (default: errors)",
+    )
     parser.add_argument("--out", required=True, metavar="DIR", help="folder for CLASS/*.png and manifest.csv")
     parser.add_argument(
         "--model",
         metavar="FOLDER|NAME",
-        help="a Stable Diffusion folder or single file, OWNER/NAME on the hub, or scenes, the embedded model (default: "
-        "scenes where the result's CLIP is, else Stable Diffusion 1.5)",
+        help=f"{MODEL_FORMS} (default: scenes where the result's CLIP is, else Stable Diffusion 1.5)",
     )
     parser.add_argument(
         "--encoder-root",
@@ -75,18 +78,7 @@ def parse_arguments(argv=None):
     )
     parser.add_argument("--root", help="folder of the betons, for --filter (default: the result's)")
     parser.add_argument("--seed", type=int, default=0, help="image i of each class has seed + i (default: 0)")
-    defaults = "(default: {}; scenes: {})"
-    parser.add_argument(
-        "--batch-size",
-        type=int,
-        help=f"images made at once {defaults.format(USUAL.batch_size, SCENES.batch_size)}",
-    )
-    parser.add_argument("--steps", type=int, help=f"of Euler's method {defaults.format(USUAL.steps, SCENES.steps)}")
-    parser.add_argument(
-        "--guidance",
-        type=float,
-        help=f"how closely to follow captions {defaults.format(USUAL.guidance, SCENES.guidance)}",
-    )
+    add_sampling_options(parser, followed="captions")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N; half precision on CUDA")
     return parser.parse_args(argv)
 
@@ -113,39 +105,70 @@ def main(argv=None):
         image_path,
         kept_of,
         make_images,
-        model_path,
+        slice_prompts,
     )
 
     args.device = str(resolve_device(args.device))
     proc = SVMProcessor(args.svm, args.root)
     complete_arguments(args, proc)
-    prompts = {proc.class_names[prompt.c]: prompt for prompt in class_prompts(proc, args.captions, args.encoder_root)}
-    pipeline = functools.partial(load_pipeline, model_path(args.model), args.encoder_root, args.device)
+    for name in args.classes or ():
+        proc.class_number(name)
+    if args.by_slices:
+        prompts = slice_prompts(proc, args.captions, args.encoder_root)
+    else:
+        prompts = {proc.class_names[one.c]: one for one in class_prompts(proc, args.captions, args.encoder_root)}
+    prompts = {
+        key: one for key, one in prompts.items() if args.classes is None or proc.class_names[one.c] in args.classes
+    }
+    counts = counts_of(proc, prompts, args)
+    prompts = {key: one for key, one in prompts.items() if counts[key]}
+    if not prompts:
+        print(f"no failure in {args.svm} is confirmed and described in these classes, so that no image is made")
+        return
+    pipeline = functools.partial(load_pipeline, args.model, args.encoder_root, args.device)
     clip = clip_options(proc, args.device)
     if not manifest.exists():
         check_parts(out, pipeline(), clip, proc, prompts, args)
     begin_folder(out, settings(args, prompts, clip))
 
-    folders, made, kept = folder_names(proc.class_names), {}, {name: [] for name in prompts}
-    seeds = range(args.seed, args.seed + args.per_class * (args.attempts if args.filter else 1))
-    with tqdm(total=args.per_class * len(prompts), desc="generating", unit="image", disable=None) as bar:
+    folders = folder_names(list(prompts) if args.by_slices else proc.class_names)
+    made, kept = {}, {name: [] for name in prompts}
+    with tqdm(total=sum(counts.values()), desc="generating", unit="image", disable=None) as bar:
         for name, prompt in prompts.items():
+            seeds = range(args.seed, args.seed + counts[name] * (args.attempts if args.filter else 1))
             paint, score = sampler(pipeline, prompt, args), scorer(proc, prompt, clip, args)
-            for attempts in make_images(out / folders[name], args.per_class, seeds, args.batch_size, paint, score):
+            for attempts in make_images(out / folders[name], counts[name], seeds, args.batch_size, paint, score):
                 already = len(kept[name])
-                made[name], kept[name] = attempts, kept_of(attempts, args.per_class)
+                made[name], kept[name] = attempts, kept_of(attempts, counts[name])
                 bar.update(len(kept[name]) - already)
 
     if not any(kept.values()):
         raise UserError(f"the filter kept none of the images in {out}; leave it out, or give a larger --quantile")
     rows = [
-        [image_path(Path(folders[name]), image.seed), name, prompt.c, prompt.prompt, image.seed, *image.scores]
+        [
+            image_path(Path(folders[name]), image.seed),
+            proc.class_names[prompt.c],
+            prompt.c,
+            prompt.prompt,
+            image.seed,
+            *image.scores,
+        ]
         for name, prompt in prompts.items()
         for image in kept[name]
     ]
     write_csv(manifest, MANIFEST_COLUMNS, rows)
-    report(proc, prompts, made, kept, args)
-    print(f"{len(rows)} images: {out if all(folders[name] == name for name in folders) else manifest}")
+    report(proc, prompts, made, kept, counts, args)
+    as_folder = not args.by_slices and all(folders[name] == name for name in folders)
+    print(f"{len(rows)} images: {out if as_folder else manifest}")
+
+
+def counts_of(proc, prompts, args):
+    """How many images are made of each prompt: --per-class of a class's, shared by the class's failures."""
+    if not args.by_slices:
+        return dict.fromkeys(prompts, args.per_class)
+    slices = [one for one in proc.loaded.found.confirmed if one.id in prompts]
+    of_classes = [[one for one in slices if one.class_index == c] for c in sorted({one.class_index for one in slices})]
+    return {name: n for of in of_classes for name, n in shared_budget(of, args.per_class, args.share).items()}
 
 
 def check_arguments(args):
@@ -167,9 +190,7 @@ def complete_arguments(args, proc):
     from ..interventions.synthetic import default_model
 
     args.model = args.model or default_model(proc)
-    for name, default in (SCENES if args.model == "scenes" else USUAL)._asdict().items():
-        if getattr(args, name) is None:
-            setattr(args, name, default)
+    complete_sampling(args)
 
 
 def check_parts(out, pipeline, clip, proc, prompts, args):
@@ -196,6 +217,7 @@ def settings(args, prompts, clip):
         "device": args.device.split(":")[0],
         "clip": clip["clip_model"],
         "filter": {"quantile": args.quantile, "attempts": args.attempts} if args.filter else None,
+        **({"share": args.share} if args.by_slices else {}),
     }
 
 
@@ -214,7 +236,7 @@ def scorer(proc, prompt, clip, args):
     return lambda images: score_images(images, prompt, clip, thresholds())
 
 
-def report(proc, prompts, made, kept, args):
+def report(proc, prompts, made, kept, counts, args):
     """Print what was made of each class, and which classes are without images or have fewer."""
     rows = [
         [name, prompt.prompt, len(kept[name]), sum(not attempt.kept for attempt in made[name])]
@@ -222,16 +244,19 @@ def report(proc, prompts, made, kept, args):
     ]
     print(
         format_table(
-            ["class", "prompt", "images", "filtered out"][: 4 if args.filter else 3],
+            ["failure" if args.by_slices else "class", "prompt", "images", "filtered out"][: 4 if args.filter else 3],
             [row if args.filter else row[:3] for row in rows],
             left=2,
         )
     )
     for c, reason in proc.skipped.items():
-        print(f"{proc.class_names[c]}: no direction ({reason}), so no images")
-    short = [f"{name} ({len(images)})" for name, images in kept.items() if len(images) < args.per_class]
+        if not args.by_slices and (args.classes is None or proc.class_names[c] in args.classes):
+            print(f"{proc.class_names[c]}: no direction ({reason}), so no images")
+    short = [f"{name} ({len(images)})" for name, images in kept.items() if len(images) < counts[name]]
     if short:
+        asked = "asked" if args.by_slices else args.per_class
+        made_of_each = f"{args.attempts} times as many" if args.by_slices else args.attempts * args.per_class
         print(
-            f"fewer than {args.per_class} passed among {args.attempts * args.per_class} that were made: "
+            f"fewer than {asked} passed among {made_of_each} that were made: "
             f"{', '.join(short)}; give more --attempts, or a larger --quantile, and another --out"
         )

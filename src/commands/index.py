@@ -18,13 +18,12 @@ as large as the first class allows; the same of a validation beton of its own, w
 """
 
 import argparse
-from pathlib import Path
 
 import numpy as np
 
 from ..data.run_files import existing_beton
 from ..runtime.errors import UserError, entry_point
-from ..runtime.files import check_writable, open_npy
+from ..runtime.files import check_apart, check_writable, open_npy
 
 
 def parse_arguments(argv=None):
@@ -72,14 +71,13 @@ def main(argv=None):
     for path in filter(None, (args.beton, args.val_beton)):
         existing_beton(path)
     check_writable(args.out)
+    check_apart([args.out], [args.beton, args.val_beton, args.labels])
     from ..data.index_files import KEYS, save_index_file
 
     splits = skewed_splits(args) if args.subgroups else counted_splits(args)
     empty = [key for key, indices in splits.items() if len(indices) == 0]
     if empty:
         raise UserError(f"{empty[0]} would be empty; choose a larger --val-every or --set-apart-every")
-    if args.beton and Path(args.out).exists() and Path(args.out).samefile(args.beton):
-        raise UserError(f"--out {args.out} is the beton itself; name another file")
     save_index_file(args.out, splits)
     print(f"{args.out}: " + ", ".join(f"{key} {len(splits[key]):,}" for key in KEYS if key in splits))
 
@@ -116,6 +114,7 @@ def skewed_splits(args):
 
 
 def read_column(args, name):
+    """A field of all examples, int (N,), of --beton or, for labels, of --labels."""
     if args.beton:
         return read_beton_column(args.beton, name)
     if name != "label":
@@ -144,6 +143,7 @@ def parse_subgroups(text):
 
 
 def parse_values(text, spurious):
+    """The numbers of --thin, each of which some example has as `spurious`."""
     if not all(value.isascii() and value.isdecimal() for value in text.split(",")):
         raise UserError(f"--thin {text} is not a list of numbers such as 1,2,5")
     values = [int(value) for value in text.split(",")]

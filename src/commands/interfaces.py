@@ -19,8 +19,10 @@ from tabulate import tabulate
 from ..interfaces.defaults import CLIP_MODEL, CLIP_WEIGHTS, DEFAULT_MODEL, QUANTILE
 from ..interfaces.shifts import SHIFTS_FILE, load_shifts
 from ..interfaces.tokens import check_encoder_root, class_token, load_class_tokens, save_token
+from ..runtime.english import nearest, some
 from ..runtime.errors import UserError, entry_point
 from ..runtime.files import check_writable, write_file
+from .sampling import MODEL_FORMS, add_sampling_options, complete_sampling
 
 
 @entry_point
@@ -44,7 +46,7 @@ def _add_model(command):
     command.add_argument(
         "--model",
         default=DEFAULT_MODEL,
-        help=f"a diffusers folder, a .safetensors or .ckpt file, or OWNER/NAME on the hub (default: {DEFAULT_MODEL})",
+        help=f"{MODEL_FORMS} (default: {DEFAULT_MODEL})",
     )
 
 
@@ -52,12 +54,11 @@ def _add_sampling(command):
     _add_model(command)
     command.add_argument("--encoder-root", required=True, help="folder that learn made, with the same --model")
     command.add_argument("--seed", type=int, default=0, help="image i has seed + i (default: 0)")
-    command.add_argument("--batch-size", type=int, default=4, help="images made at once (default: 4)")
-    command.add_argument("--steps", type=int, default=50, help="of Euler's method (default: 50)")
-    command.add_argument("--guidance", type=float, default=7.5, help="how closely to follow prompts (default: 7.5)")
+    add_sampling_options(command)
 
 
 def _sampling(args):
+    complete_sampling(args)
     return {
         "model_name": args.model,
         "batch_size": args.batch_size,
@@ -68,7 +69,7 @@ def _sampling(args):
 
 
 def _add_clip(command):
-    command.add_argument("--clip-model", default=CLIP_MODEL, help="of open_clip, or local-dir:FOLDER")
+    command.add_argument("--clip-model", default=CLIP_MODEL, help="of open_clip, local-dir:FOLDER, or scenes")
     command.add_argument("--clip-weights", default=CLIP_WEIGHTS, help="open_clip's tag, or a file")
     command.add_argument("--quantile", type=float, default=QUANTILE, help="of the real images, for the thresholds")
 
@@ -199,10 +200,8 @@ def _class_number(encoder_root, name):
         return names.index(name)
     if name.isdecimal() and int(name) < len(names):
         return int(name)
-    raise UserError(
-        f'{encoder_root} has no class "{name}"; give a number from 0 to {len(names) - 1} or one of '
-        f"{', '.join(names[:20])}"
-    )
+    hint = nearest(name, names, f"give a number from 0 to {len(names) - 1} or one of {some(names, 20)}")
+    raise UserError(f'{encoder_root} has no class "{name[:80]}"; {hint}')
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -1,8 +1,16 @@
 """The whole loop with one command: base model, directions, intervention, retraining, comparison, report.
 
-    failure-directions loop -c dataset_configs/cifar_pairs.yaml -s svm_configs/normalized_svm_latent_config.yaml \\
-        --indices-file index_files/cifar_pairs.pt --root data --intervention add --per-class 100 \\
-        --by svm random --seeds 0 1 2 --out loops/pairs
+    failure-directions loop -c cifar_pairs -s normalized_svm_latent_config --indices-file cifar_pairs --root data \\
+        --intervention add --per-class 100 --by svm random --seeds 0 1 2 --out loops/pairs
+
+Failures are confirmed on one half of the test images; the other half, which has chosen nothing, judges the repairs.
+With --placebo also the base trained anew with another seed, which takes as long as the base: what it gains there, any
+other training does. A repair is said to help where it gains more than the placebo and than random choices, as far as
+these are there, and one of them must be. The comparison ends with a verdict; the report opens with it and the cost.
+
+The classes in which a slice is confirmed change, whatever chooses in them; --unconfirmed: all. --by slices has each
+confirmed slice choose for itself, and --budget N is shared by them. A seed whose base has no confirmed slice is left
+out; where none has any, nothing is retrained.
 
 Everything goes to OUT: runs/, svm/ (a result for each seed), embeddings/, interventions/, compared_NAME.{md,csv,png}
 and report.html with a section "before and after". Commands are printed as they could be typed. Called again, it goes on
@@ -15,14 +23,18 @@ without any. The images go to OUT/generated/, and how accurate the base models a
 """
 
 import argparse
+import csv
+import hashlib
+import time
 from pathlib import Path
 
 from ..config_parsing import load_dataset_config, load_svm_config
 from ..data.run_files import existing_index_file
-from ..interventions.choosing import CHOICES, SCHEMES
+from ..interventions.choosing import CHOICES, SCHEMES, SHARES
+from ..interventions.costs import Cost, load_costs, mean_costs, save_costs
 from ..runtime.devices import resolve_device
 from ..runtime.errors import UserError, entry_point
-from ..runtime.files import atomic_path, check_writable
+from ..runtime.files import atomic_path, check_writable, file_digest
 from ..runtime.tables import format_table
 from ..runtime.yaml_files import dump_yaml, read_yaml
 from ..training.run_folders import latest_version, version_number
@@ -30,6 +42,9 @@ from .compare import text_table
 from .steps import options, repeated, run
 
 SYNTHETIC = ("none", "neutral", "easy", "hard")
+PLACEBO, PLACEBO_SEEDS = "placebo", 10**6  # as the comparison knows them
+BY_SLICES = "slices"
+COSTS = "costs.csv"
 SEEDS_APART = 10**6  # so that no two seeds of the loop share an image's noise
 
 # Published for retraining a trained model (Jain et al. 2023).
@@ -54,7 +69,7 @@ def parse_arguments(argv=None):
     parser.add_argument(
         "--by",
         nargs="+",
-        choices=(*CHOICES, *SYNTHETIC),
+        choices=(*CHOICES, BY_SLICES, *SYNTHETIC),
         help="what chooses images, a run each (default: svm); of synthetic, whose captions they are "
         "made of, none for no images (default: all four)",
     )
@@ -67,8 +82,15 @@ def parse_arguments(argv=None):
         metavar="K",
         help="images that add takes, or synthetic makes (default: 100)",
     )
-    parser.add_argument("--model", metavar="FOLDER|NAME", help="of synthetic: see generate_images.py --help")
-    parser.add_argument("--filter", action="store_true", help="of synthetic: see generate_images.py --help")
+    parser.add_argument(
+        "--budget", type=int, metavar="N", help="images in all in place of --per-class, shared by the confirmed slices"
+    )
+    parser.add_argument(
+        "--share", choices=SHARES, default="errors", help="of slices: by their errors, or equally (default: errors)"
+    )
+    parser.add_argument("--unconfirmed", action="store_true", help="change all classes, confirmed or not")
+    parser.add_argument("--model", metavar="FOLDER|NAME", help="of synthetic: see failure-directions generate --help")
+    parser.add_argument("--filter", action="store_true", help="of synthetic: see failure-directions generate --help")
     parser.add_argument(
         "--finetune",
         choices=["last", "all"],
@@ -78,6 +100,9 @@ def parse_arguments(argv=None):
     )
     parser.add_argument(
         "--seeds", type=int, nargs="+", default=[0], help="train everything once with each (default: 0)"
+    )
+    parser.add_argument(
+        "--placebo", action="store_true", help="also train the base anew with another seed, which a repair must beat"
     )
     parser.add_argument("--captions", metavar="NAME|FILE", help="describe the directions by captions of this set")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
@@ -100,23 +125,45 @@ def main(argv=None):
     retrained = [run_name(args, by) for by in args.by]
     bases = {}
     for seed in args.seeds:
-        bases[seed] = train(out, "base", seed, args)
-        result = distil(out, bases[seed], seed, args)
+        base = train(out, "base", seed, args)
+        result = distil(out, base, seed, args)
+        if not (args.unconfirmed or confirmed_classes(result)):
+            print(f"no slice of the base of seed {seed} is confirmed, so that there is nothing to mend")
+            continue
+        bases[seed] = base
         for by, name in zip(args.by, retrained, strict=True):
-            train(out, name, seed, args, bases[seed], intervention(out, name, by, result, seed, args))
+            began, already = time.monotonic(), finished(out, name, [seed])
+            changes = intervention(out, name, by, result, seed, args)
+            train(out, name, seed, args, base, changes)
+            if not already:
+                seconds = round(time.monotonic() - began, 1)
+                cost = Cost(name, seed, *looked_and_labelled(by, result, changes, args), seconds)
+                save_costs(out / COSTS, [*load_costs(out / COSTS), cost])
+        if args.placebo:
+            train(out, PLACEBO, seed, args)
+    if not bases:
+        print("nothing is retrained: find failures in more images, or change all classes with --unconfirmed")
+        return
     if args.intervention == "synthetic":
         measure_generated(out, bases, args)
     compared = out / f"compared_{run_name(args)}"
     # Those of earlier calls as well, so that a call with another --by adds a column.
     names = [
         "base",
-        *(run_name(args, by) for by in choices(args) if by in args.by or finished(out, run_name(args, by), args)),
+        *([PLACEBO] if args.placebo else []),
+        *(run_name(args, by) for by in choices(args) if by in args.by or finished(out, run_name(args, by), bases)),
     ]
     runs = [out / "runs" / name for name in names]
-    run("compare", *runs, *options(svm=out / "svm" / "seed_{seed}.pt", seeds=args.seeds, out=compared))
-    first = args.seeds[0]
+    run("compare", *runs, *options(svm=out / "svm" / "seed_{seed}.pt", seeds=list(bases), out=compared))
+    if not args.placebo:
+        print(NO_PLACEBO)
+    shown = [cost for cost in load_costs(out / COSTS) if cost.name in names and cost.seed in bases]
+    save_costs(compared.with_name(f"{compared.name}_{COSTS}"), shown)
+    for name, cost in mean_costs(shown, names, bases).items():
+        print(f"{name}: {cost}, a seed")
+    first = next(iter(bases))
     shown = options(svm=out / "svm" / f"seed_{first}.pt", root=root(args, first), report=out / "report.html")
-    run("report", *shown, "--compared", compared)
+    run("report", *shown, *options(title=Path(args.config).stem), "--compared", compared)
 
 
 def check_arguments(args):
@@ -140,8 +187,11 @@ def check_arguments(args):
         raise UserError(f"--captions needs embedding: clip, but {args.svm_config} says {svm_config.embedding}")
     if is_synthetic and not args.captions:
         raise UserError("--intervention synthetic makes images of captions; give --captions")
-    if args.intervention in ("add", "synthetic") and args.per_class < 1:
-        raise UserError(f"--per-class {args.per_class} adds nothing; give 1 or more")
+    how_many = ("--per-class", args.per_class) if args.budget is None else ("--budget", args.budget)
+    if args.intervention in ("add", "synthetic") and how_many[1] < 1:
+        raise UserError(f"{how_many[0]} {how_many[1]} adds nothing; give 1 or more")
+    if args.budget is not None and args.intervention != "add":
+        raise UserError(f"--budget does not go with {args.intervention}; leave it out")
     if args.intervention == "add" and not has_pool(args):
         raise UserError("there is no extra pool to add from: set unlabeled_beton, or give an index file with one")
     if args.intervention == "weights" and not 0 <= args.factor < 1e30:
@@ -154,26 +204,44 @@ def check_arguments(args):
 
 def choices(args):
     """What --by can be, in the order of the comparison's columns."""
-    return SYNTHETIC if args.intervention == "synthetic" else CHOICES
+    return (*SYNTHETIC, BY_SLICES) if args.intervention == "synthetic" else (*CHOICES, BY_SLICES)
 
 
-def finished(out, name, args):
+def finished(out, name, seeds):
     """Whether a run is there with every seed."""
-    return all(any((out / "runs" / name / f"seed_{seed}").glob("version_*/predictions.pt")) for seed in args.seeds)
+    return all(any((out / "runs" / name / f"seed_{seed}").glob("version_*/predictions.pt")) for seed in seeds)
+
+
+def confirmed_classes(path):
+    """Names of the classes of a result in which a slice is confirmed."""
+    from ..directions.results import read_result
+
+    found = read_result(path).found
+    return sorted({one.class_name for one in found.confirmed}) if found else []
 
 
 def check_settings(out, args):
     """Remember what base models and directions depend on; another call with the same folder must not change it."""
     path = out / "loop.yaml"
-    fixed = ("config", "svm_config", "indices_file", "root", "captions", "override")
+    fixed = ("config", "svm_config", "indices_file", "root", "captions", "override", "unconfirmed")
     settings = {name: getattr(args, name) for name in fixed}
+    settings["contents"] = contents(args)
     if path.exists():
         before = read_yaml(path, "loop", "give another --out")
-        for name, value in settings.items():
-            if before.get(name) != value:
+        for name in fixed:
+            # Earlier versions changed all classes.
+            then = before.get(name, True if name == "unconfirmed" else None)
+            if then != settings[name]:
                 raise UserError(
-                    f"{out} was begun with --{name.replace('_', '-')} {before.get(name)}, not {value}; give the same, "
-                    "or another --out"
+                    f"{out} was begun with --{name.replace('_', '-')} {then}, not {settings[name]}; give "
+                    "the same, or another --out"
+                )
+        known = before.get("contents") or {}  # folders of earlier versions have none
+        for name, digest in settings["contents"].items():
+            if known.get(name, digest) != digest:
+                raise UserError(
+                    f"what --{name.replace('_', '-')} {settings[name]} says has changed since {out} was begun; give "
+                    "another --out, or change it back"
                 )
         return
     check_writable(path)
@@ -181,16 +249,32 @@ def check_settings(out, args):
         temporary.write_text(dump_yaml(settings), encoding="utf-8")
 
 
+def contents(args):
+    """SHA-256 of what the named files say: of configs without comments and spelling, of others byte by byte."""
+    dataset, svm = load_dataset_config(args.config, args.override), load_svm_config(args.svm_config)
+    found = {
+        name: hashlib.sha256(config.model_dump_json(exclude_defaults=True).encode()).hexdigest()
+        for name, config in (("config", dataset), ("svm_config", svm))
+    }
+    if args.indices_file:
+        found["indices_file"] = file_digest(existing_index_file(args.indices_file))
+    if args.captions and Path(args.captions).is_file():
+        found["captions"] = file_digest(args.captions)
+    return found
+
+
 def run_name(args, by=None):
     """Of a run, by everything that it depends on beside the loop's settings; of a comparison, without `by`."""
     what = {
-        "add": f"add{args.per_class}",
+        "add": f"add{args.per_class}" if args.budget is None else f"budget{args.budget}",
         "weights": args.scheme,
         "filter": "filter",
         "synthetic": f"synthetic{images_of(args)}",
     }[args.intervention]
     if what == "x2":
         what = f"x{args.factor:g}"
+    if args.share != "errors":
+        what += args.share
     return "_".join(part for part in (what, by, args.finetune and f"finetune_{args.finetune}") if part)
 
 
@@ -199,7 +283,7 @@ def root(args, seed):
 
 
 def train(out, name, seed, args, base=None, changes=()):
-    """The run of that name and seed: trained, trained to its end, or found. Returns its checkpoint."""
+    """Path of the last checkpoint of the run of that name and seed, which is trained, trained to its end, or found."""
     folder = out / "runs" / name / f"seed_{seed}"
     if not any(folder.glob("version_*/predictions.pt")):
         words = options(
@@ -207,7 +291,7 @@ def train(out, name, seed, args, base=None, changes=()):
             root=root(args, seed),
             runs=folder.parent,
             exp_name=folder.name,
-            seed=seed,
+            seed=seed + PLACEBO_SEEDS * (name == PLACEBO),
             device=args.device,
         )
         words += [*repeated("--override", args.override), *changes]
@@ -225,7 +309,7 @@ def train(out, name, seed, args, base=None, changes=()):
 
 
 def distil(out, checkpoint, seed, args):
-    """The result of that seed's base model. Returns its path."""
+    """Path of the result of that seed's base model, which is made unless it is there."""
     result = out / "svm" / f"seed_{seed}.pt"
     if not result.exists():
         words = options(
@@ -239,6 +323,8 @@ def distil(out, checkpoint, seed, args):
             indices_file=args.indices_file,
             captions=args.captions,
             unlabeled=has_pool(args),
+            # Where the pool confirms, all of the test images judge.
+            keep_half=load_svm_config(args.svm_config).confirm == "test",
         )
         words += repeated("--override", args.override)
         run("distil", *words)
@@ -257,29 +343,76 @@ def has_pool(args):
 
 
 def intervention(out, name, by, result, seed, args):
-    """Make the intervention's file unless it is there. Returns the words that hand it to ffcv_main.py."""
+    """The words that hand the intervention's file to ffcv_main.py; it is made unless it is there."""
     if args.intervention == "synthetic":
         return ["--extra-images", generated(out, by, result, seed, args)] if by != "none" else []
     path = out / "interventions" / f"{name}_seed_{seed}.pt"
     if not path.exists():
         settings = {
             "weights": options(scheme=args.scheme, factor=args.factor, seed=seed),
-            "add": options(per_class=args.per_class, seed=seed),
+            "add": options(**how_many(args), seed=seed),
             "filter": [],
         }[args.intervention]
-        run("intervene", args.intervention, *options(svm=result, by=by), *settings, "--out", path)
+        # Ways to choose images are compared on the same classes.
+        run(
+            "intervene",
+            args.intervention,
+            *options(svm=result, by=by),
+            *settings,
+            *changed(result, args),
+            "--out",
+            path,
+        )
     return ["--loss-vec-file" if args.intervention == "weights" else "--indices-file", path]
+
+
+def how_many(args):
+    """The options of intervene add that say how many images."""
+    if args.budget is None:
+        return {"per_class": args.per_class, "share": args.share}
+    return {"budget": args.budget, "share": args.share}
+
+
+def changed(result, args):
+    """The words that say which classes change."""
+    return ["--unconfirmed"] if args.unconfirmed else ["--classes", *confirmed_classes(result)]
+
+
+# ---- what it costs --------------------------------------------------------------------------------------------------
+
+NO_PLACEBO = (
+    "no placebo was trained, as it takes as long as the base: --placebo shows what training anew with another seed does"
+)
+
+
+def looked_and_labelled(by, result, changes, args):
+    """How many images without a label what chooses has looked at, and how many labels its choice takes."""
+    from ..data.index_files import load_index_file
+    from ..directions.results import read_result
+
+    if args.intervention == "synthetic":
+        if by == "none":
+            return 0, 0
+        with open(changes[1], newline="", encoding="utf-8") as stream:
+            return sum(1 for _ in csv.DictReader(stream)), 0
+    if args.intervention != "add":
+        return 0, 0
+    before, after = read_result(result), load_index_file(changes[1])
+    pool = len(before.splits["unlabeled"])
+    return 0 if by == "random" else pool, pool - len(after["unlabeled_indices"])
 
 
 # ---- generated images -----------------------------------------------------------------------------------------------
 
 
 def generated(out, by, result, seed, args):
-    """Generate the images of one kind of captions, as far as they are not there. Returns their manifest."""
+    """Path of the manifest of the images of one kind of captions, which are generated as far as they are not there."""
     manifest = manifest_path(out, by, seed, args)
     words = options(
         svm=result,
-        captions=by,
+        captions="hard" if by == BY_SLICES else by,
+        by_slices=by == BY_SLICES,
+        share=args.share if by == BY_SLICES else None,
         per_class=args.per_class,
         out=manifest.parent,
         seed=SEEDS_APART * seed,
@@ -287,7 +420,10 @@ def generated(out, by, result, seed, args):
         model=args.model,
         filter=args.filter,
     )
+    words += [] if args.unconfirmed else changed(result, args)
     run("generate", *words)
+    if not manifest.exists():
+        raise UserError(f"{result} describes no failure that images could be made of; leave --by {by} out")
     return manifest
 
 
@@ -312,7 +448,7 @@ def measure_generated(out, bases, args):
             accuracy_on_images(load_checkpoint(path, config).model, manifest_path(out, by, seed, args), config, device)
             for seed, path in bases.items()
         ]
-        for by in SYNTHETIC
+        for by in choices(args)
         if all(manifest_path(out, by, seed, args).is_file() for seed in bases)
     }
     if accuracies:

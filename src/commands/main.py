@@ -15,10 +15,12 @@ SUBCOMMANDS = {
     "distil": "a model's failures as directions, one per class",
     "power": "how much so many images can show, before they are labelled",
     "report": "look at a result: one HTML file, figures",
+    "export": "a result's images for FiftyOne, Spotlight, datasets, as CSV or Parquet",
     "intervene": "loss weights, chosen images or filtered images from a result",
     "compare": "how retrained models differ from the base model",
     "loop": "train, distil, intervene, retrain and compare, over seeds",
     "generate": "images generated from a result's captions",
+    "decode": "images decoded along a failure's direction, from hard to easy",
     "sparse": "a sparse decision layer on a model's features",
     "read-sparse": "what the features of a sparse layer mean",
     "interfaces": "class tokens and counterfactual images",
@@ -47,8 +49,7 @@ def main(argv=None):
     # What argparse shows as the command's name.
     sys.argv = [f"failure-directions {name}", *rest]
     with quiet_start():
-        command = importlib.import_module(f".{name.replace('-', '_')}", __package__)
-    command.main(rest)
+        importlib.import_module(f".{name.replace('-', '_')}", __package__).main(rest)
 
 
 if __name__ == "__main__":

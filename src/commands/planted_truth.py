@@ -9,8 +9,9 @@ import torch
 from ..data.scenes import Plant, make_split
 from ..directions.analysis import slice_values
 from ..directions.confirmation import Slice, hypergeometric_p
+from ..directions.minority import precision_at
 from ..directions.results import SplitResult, read_directions
-from ..runtime.devices import autocast, resolve_device
+from ..runtime.devices import precision, resolve_device
 
 FRESH_IMAGES = 2000  # a class
 FRESH_SEED = 1_000_000  # on top of the setting's
@@ -70,7 +71,7 @@ class PlantInResult:
         rows = np.flatnonzero(self.of_class)
         if np.isnan(values[rows]).any():
             return None
-        return float(self.minority[rows[np.argsort(values[rows], kind="stable")[:k]]].mean())
+        return precision_at(min(k, len(rows)), self.minority[rows], values[rows])
 
     def slice_precision_at(self, k, found):
         """The same by a slice's decision values, which know nothing of earlier slices."""
@@ -160,7 +161,7 @@ def predict_drawn(result, split, rows, device):
     embedding = make_embedding(result.svm_config, config, device)
     mean, std = (torch.tensor(numbers, device=device)[:, None, None] for numbers in (config.mean, config.std))
     preds, latents = [], []
-    with FeatureExtractor(model) as forward, autocast(device):
+    with FeatureExtractor(model) as forward, precision(device):
         for start in range(0, len(rows), BATCH):
             pixels = np.stack([split.image(i) for i in rows[start : start + BATCH]])
             images = (torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2) - mean) / std

@@ -40,7 +40,7 @@ def parse_arguments(argv=None):
 @entry_point
 def main(argv=None):
     args = parse_arguments(argv)
-    if args.figure:
+    if args.figure is not None:
         check_writable(args.figure)
     slices = 3 * args.classes if args.slices is None else args.slices
     from ..directions.confirmation import plan_power  # late: scipy takes a while

@@ -1,13 +1,13 @@
-"""Read what sparse_main.py found: biases of the sparse layer, counterfactuals, and what its errors come from.
+"""What a sparse layer says: biases, counterfactuals, and what its errors come from.
 
     failure-directions read-sparse biases --sparse results/toxic_sparse --out results/toxic_reading
     failure-directions read-sparse counterfactual --sparse results/toxic_sparse --class toxic \\
         --out results/toxic_reading
     failure-directions read-sparse misclassified --sparse results/cifar_sparse --out results/cifar_reading
 
-Run it where sparse_main.py was run, or say where the data and the model are now. Each use prints a table and leaves
-CSVs and figures in --out. Features of text models are described by the words that drive them, from a sample of
-sentences; what is computed of a sentence is kept in the folder --sparse/words and used again.
+Run it where `failure-directions sparse` was run, or say where the data and the model are now. Each use prints a table
+and leaves CSVs and figures in --out. Features of text models are described by the words that drive them, from a sample
+of sentences; what is computed of a sentence is kept in the folder --sparse/words and used again.
 """
 
 import argparse
@@ -30,7 +30,9 @@ def parse_arguments(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     uses = parser.add_subparsers(dest="use", required=True, metavar="USE")
     common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--sparse", required=True, metavar="OUT", help="what sparse_main.py was given as --out-path")
+    common.add_argument(
+        "--sparse", required=True, metavar="OUT", help="what failure-directions sparse was given as --out-path"
+    )
     common.add_argument("--out", required=True, metavar="FOLDER", help="folder of the CSVs and figures")
     common.add_argument("--layer", type=int, metavar="I", help="of the path (default: the one that was selected)")
     common.add_argument("--split", default="test", choices=("train", "val", "test"), help="(default: test)")
@@ -99,7 +101,8 @@ def recorded_options(result, moved):
         kind = numbers.get(name, str) | None if default is None else type(default)
         if not isinstance(getattr(options, name), kind):
             raise UserError(
-                f"{result.folder / 'run.pt'} is damaged: its {name} is another kind of value; run sparse_main.py again"
+                f"{result.folder / 'run.pt'} is damaged: its {name} is another kind of value; run "
+                "failure-directions sparse again"
             )
     sparse_main.check_arguments(options)
     return options
@@ -117,6 +120,7 @@ def words_are_read(args, reader):
 
 
 def biases(args, reader):
+    """Features, and words, of outsized weight in a class: printed, as CSV, and a figure a class."""
     from ..sparse.reading.pictures import image_rows_figure
 
     if not args.factor >= 1:
@@ -163,6 +167,7 @@ def biases(args, reader):
 
 
 def change_examples(args, reader):
+    """What the layer says of examples of a class with words replaced, or with a feature at its mean."""
     from ..sparse.reading.pictures import before_after_figure
 
     out, result = Path(args.out), reader.result
@@ -231,6 +236,7 @@ def choose_replacements(args, reader, feature, weight):
 
 
 def misclassified(args, reader):
+    """Errors of the layer, by the feature that speaks most for them."""
     from ..sparse.reading.pictures import image_rows_figure
 
     if args.groups < 1:

@@ -9,19 +9,25 @@ from pathlib import Path
 from ..data import SPLITS
 from ..runtime.errors import UserError, entry_point
 from ..runtime.figure_files import FORMATS
-from ..runtime.files import check_writable, existing_file
+from ..runtime.files import check_apart, check_writable, existing_file
 
 
 def parse_arguments(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--svm", required=True, help="OUT.pt of train_svms.py")
+    parser.add_argument("--svm", required=True, help="OUT.pt of failure-directions distil")
     parser.add_argument("--report", help="write the report to this HTML file")
     parser.add_argument(
         "--compared", metavar="OUT", help="show in the report what failure-directions compare --out OUT found"
     )
     parser.add_argument(
-        "--sparse", metavar="OUT", help="show in the report the features that sparse_main.py --out-path OUT chose"
+        "--sparse",
+        metavar="OUT",
+        help="show in the report the features that failure-directions sparse --out-path OUT chose",
     )
+    parser.add_argument(
+        "--decoded", metavar="DIR", help="show in the report the images that failure-directions decode --out DIR made"
+    )
+    parser.add_argument("--title", metavar="TEXT", help="of the report (default: the result's name)")
     parser.add_argument("--figures", metavar="DIR", help="write the hardest and easiest images of each class to DIR")
     parser.add_argument("--format", default="png", choices=[name[1:] for name in FORMATS], help="of the figures")
     parser.add_argument("--classes", nargs="+", metavar="NAME", help="figures of these classes only, by name")
@@ -35,25 +41,28 @@ def parse_arguments(argv=None):
 @entry_point
 def main(argv=None):
     args = parse_arguments(argv)
-    if not (args.report or args.figures):
+    if args.report is None and args.figures is None:
         raise UserError("nothing to make: give --report FILE.html, --figures DIR, or both")
     existing_file(args.svm, "SVM result")
-    if args.report and Path(args.report).exists() and Path(args.report).samefile(args.svm):
-        raise UserError(f"--report {args.report} is the result itself; name an HTML file")
+    from ..directions.results import OutputFiles
+
+    check_apart([args.report], OutputFiles(Path(args.svm)).all())
     made = []
-    if args.report:
+    if args.report is not None:
         check_writable(args.report)
         from ..report.page import write_report
 
-        path = write_report(args.svm, args.report, args.root, args.split, args.compared, args.sparse)
+        path = write_report(
+            args.svm, args.report, args.root, args.split, args.compared, args.sparse, args.decoded, args.title
+        )
         made.append(f"report: {path} ({path.stat().st_size / 1e6:.1f} MB)")
-    if args.figures:
+    if args.figures is not None:
         made += write_figures(args)
     print("\n".join(made))
 
 
 def write_figures(args):
-    """One figure a class that has a direction, named by its number: names may hold anything. Returns what to say."""
+    """One figure a class that has a direction, named by its number (names may hold anything); a line to say of each."""
     made = []
     folder = Path(args.figures)
     check_writable(folder / "extremes")

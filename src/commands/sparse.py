@@ -1,10 +1,10 @@
 """Make a model's last layer sparse: the few deep features on which each class rests, along a path of sparsities.
 
-    python sparse_main.py --dataset beton -c dataset_configs/cifar_thin.yaml --indices-file index_files/cifar.pt \\
-        --root data --model-path runs/cifar/version_0/checkpoints/checkpoint_last.pt --out-path results/cifar_sparse
+    failure-directions sparse --dataset beton -c cifar_thin --indices-file cifar --root data \\
+        --model-path runs/cifar/version_0/checkpoints/checkpoint_last.pt --out-path results/cifar_sparse
 
-    python sparse_main.py --dataset imagenet --dataset-path ILSVRC --arch resnet50 --out-path results/imagenet_sparse
-    python sparse_main.py --dataset jigsaw-toxic --balance --dataset-path jigsaw --out-path results/toxic_sparse
+    failure-directions sparse --dataset imagenet --dataset-path ILSVRC --arch resnet50 --out-path results/imagenet
+    failure-directions sparse --dataset jigsaw-toxic --balance --dataset-path jigsaw --out-path results/toxic_sparse
 
 leaves OUT/path.csv, path.png, checkpoint/params{i}.pth (one a lambda, sparsest first), run.pt and the deep features.
 """
@@ -14,7 +14,7 @@ import copy
 from pathlib import Path
 
 from ..config_parsing import load_dataset_config
-from ..data.run_files import check_run_files
+from ..data.run_files import VERIFY, check_run_files
 from ..data.text_data import JIGSAW_LABELS
 from ..runtime.devices import resolve_device
 from ..runtime.environment import environment
@@ -23,6 +23,7 @@ from ..runtime.figure_files import save_figure
 from ..runtime.files import check_writable, existing_file, write_csv, written_together
 from ..runtime.tables import format_table
 from ..sparse.selection import check_selection, select_sparse_model
+from ..training.run_folders import checkpoint_in
 
 VISION = ("imagenet", "places-10", "folder", "beton")
 JIGSAW = tuple(f"jigsaw-{alt}{label}" for alt in ("", "alt-") for label in JIGSAW_LABELS)
@@ -45,6 +46,7 @@ def parse_arguments(argv=None):
     data.add_argument("-c", "--config", help="beton: dataset config (YAML)")
     data.add_argument("--indices-file", help="beton: index file; may be left out where the config has a val_beton")
     data.add_argument("--root", help="beton: folder of the betons (default: .)")
+    data.add_argument("--verify", action="store_true", help=f"beton: {VERIFY}")
     data.add_argument(
         "--val-frac",
         type=float,
@@ -199,7 +201,7 @@ def check_files(args):
     """Raise `UserError` where the config is wrong, or a file or folder that the arguments name is missing."""
     if args.dataset == "beton":
         check_run_files(beton_config(args), args.root or ".", args.indices_file)
-        existing_file(args.model_path, "checkpoint")
+        args.model_path = str(existing_file(checkpoint_in(args.model_path), "checkpoint"))
     elif not Path(args.dataset_path).is_dir():
         raise UserError(f"the folder of data {args.dataset_path} does not exist; correct --dataset-path")
 
@@ -215,6 +217,7 @@ def open_task(args, device):
 
     chosen = {"balance": args.balance, "seed": args.random_seed}
     if args.dataset == "beton":
+        chosen |= {"verify": args.verify}
         return beton_task(beton_config(args), args.root or ".", args.indices_file, args.model_path, device, **chosen)
     chosen |= {"val_frac": args.val_frac, "batch_size": args.batch_size or 256}
     if args.dataset in LANGUAGE:

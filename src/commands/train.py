@@ -1,12 +1,12 @@
 """Train a base model on betons and measure it; or retrain it, with loss weights, other images or extra ones.
 
-    python ffcv_main.py -c dataset_configs/cifar.yaml --indices-file index_files/cifar.pt --root data --exp-name cifar
+    failure-directions train -c cifar --indices-file cifar --root data --exp-name cifar
 
 leaves runs/cifar/version_0/ with checkpoints/checkpoint_{last,best}.pt, metrics.pt, metrics.csv, predictions.pt,
 environment.yaml and TensorBoard logs. A trained model is trained further, here its last layer with a folder
 CLASS/*.png of extra images:
 
-    python ffcv_main.py ... --exp-name cifar_more --finetune-from runs/cifar/version_0/checkpoints/checkpoint_last.pt \\
+    failure-directions train ... --exp-name more --finetune-from runs/cifar/version_0/checkpoints/checkpoint_last.pt \\
         --freeze --extra-images generated
 
 Several processes, on one device each, train as one: torchrun --nproc-per-node=4 ffcv_main.py ...
@@ -18,14 +18,14 @@ import os
 import time
 
 from ..config_parsing import load_dataset_config
-from ..data.run_files import check_run_files
+from ..data.run_files import VERIFY, check_run_files
 from ..runtime.devices import resolve_device
 from ..runtime.distributed import broadcast, is_main, main_first, own_device, process_group, world_size
 from ..runtime.environment import write_environment
 from ..runtime.errors import UserError, entry_point
 from ..runtime.files import existing_file, file_digest, write_csv
 from ..runtime.tables import format_table
-from ..training.run_folders import LAST, run_folder
+from ..training.run_folders import LAST, checkpoint_in, run_folder
 
 
 def parse_arguments(argv=None):
@@ -34,7 +34,7 @@ def parse_arguments(argv=None):
     parser.add_argument("--indices-file", help="index file; may be left out where the config has a val_beton")
     parser.add_argument("--exp-name", required=True, help="the run goes to RUNS/EXP_NAME/version_K")
     parser.add_argument("--loss-vec-file", help="loss weight of every training image (.pt)")
-    parser.add_argument("--finetune-from", metavar="CKPT", help="start from this trained model")
+    parser.add_argument("--finetune-from", metavar="CKPT", help="start from this trained model, or runs/EXP_NAME")
     parser.add_argument("--freeze", action="store_true", help="train the last layer only, on features computed once")
     parser.add_argument(
         "--extra-images",
@@ -45,6 +45,7 @@ def parse_arguments(argv=None):
         "--extra-weight", type=float, metavar="W", help="loss weight of images beyond the train beton (default: 1)"
     )
     parser.add_argument("--root", default=".", help="folder of the betons")
+    parser.add_argument("--verify", action="store_true", help=VERIFY)
     parser.add_argument("--runs", default="runs", help="folder of the runs (default: runs)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--seed", type=int, default=0, help="same seed, same training")
@@ -66,6 +67,8 @@ def main(argv=None):
     args = parse_arguments(argv)
     check_arguments(args)
     config = load_dataset_config(args.config, args.override)
+    if args.finetune_from:
+        args.finetune_from = checkpoint_in(args.finetune_from)
     check_files(args, config)
     train(args, config, own_device(resolve_device(args.device)))
 
@@ -90,7 +93,7 @@ def train(args, config, device):
     from ..training.resuming import load_pretrained, load_resumable, new_checkpoint
     from ..training.trainer import Trainer
 
-    splits = open_splits(config, args.root, args.indices_file, extra=True)
+    splits = open_splits(config, args.root, args.indices_file, extra=True, verify=args.verify)
     if args.extra_weight is not None and not (args.extra_images or "extra" in splits):
         raise UserError("--extra-weight weighs images beyond the train beton, and there are none: give --extra-images")
     loss_vector = load_loss_vector(args.loss_vec_file, splits["train"]) if args.loss_vec_file else None
@@ -196,10 +199,10 @@ def feature_loaders(trained_on, val, config, device, args, folder):
     from ..embeddings.cache import EmbeddingCache, cache_folder
     from ..embeddings.spaces import LatentEmbedding
     from ..loaders import FeatureLoader, make_feature_loader, make_loader
-    from ..training.resuming import load_pretrained
+    from ..models.checkpoints import load_checkpoint
 
     began = time.perf_counter()
-    model = load_pretrained(args.finetune_from, config).model.to(device, memory_format=torch.channels_last)
+    model = load_checkpoint(args.finetune_from, config).model.to(device, memory_format=torch.channels_last)
     cache = EmbeddingCache(cache_folder(args.finetune_from, folder), model, LatentEmbedding(), config, device)
     train = make_feature_loader(trained_on, cache, config, device, args.seed)
     found, features = cache.get(make_loader(val, config, device))

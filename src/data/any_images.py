@@ -41,7 +41,11 @@ class AnyImages:
         return len(self.values)
 
     def read(self, i):
-        """Image i as a PIL image, RGB. Raises `UserError` where it is missing or broken."""
+        """Image i as a PIL image, RGB.
+
+        Raises:
+            UserError: it is missing, broken, or no image.
+        """
         value = self.values[i]
         if isinstance(value, str | os.PathLike):
             return Image.fromarray(read_image(value))

@@ -29,7 +29,8 @@ from ffcv.memory_allocator import MemoryAllocator
 from ffcv.types import ALLOC_TABLE_TYPE
 from ffcv.writer import MIN_PAGE_SIZE, DatasetWriter, handle_sample
 
-from ..runtime.files import atomic_path
+from ..runtime.files import atomic_path, file_digest, written_together
+from .checksums import checksum_beside, write_checksum
 
 _CHUNK = 64  # examples that a worker takes at a time
 _PAGE = 4 * MIN_PAGE_SIZE  # bytes, of which an image has one at most
@@ -88,6 +89,7 @@ class ImageOptions:
         return raw
 
     def field(self):
+        """FFCV's field of images that are stored so."""
         return RGBImageField(
             write_mode=self.write_mode,
             jpeg_quality=self.jpeg_quality,
@@ -100,13 +102,17 @@ class ImageOptions:
 def write_beton(path, source, image_options=ImageOptions(), workers=-1):
     """Write an image source as a beton with the fields image, label, index and, where it has one, spurious.
 
+    Its checksum is written beside it (see `checksums`).
+
     Args:
         path: where the beton goes.
         source: has `len`, and `source[i]` gives `(image uint8 (H, W, 3), label, spurious)`; `label` is an int, or a
             float32 vector for BCE; `spurious` is an int, or None throughout.
+        image_options: how images are stored.
         workers: processes; -1 for one a core.
 
-    Raises `UserError` where an image can't be read (naming it) or the file can't be written.
+    Raises:
+        UserError: there is no image, one can't be read (it is named), or the file can't be written.
     """
     path = Path(path)
     if len(source) == 0:
@@ -117,8 +123,13 @@ def write_beton(path, source, image_options=ImageOptions(), workers=-1):
     fields["index"] = IntField()
     if spurious is not None:
         fields["spurious"] = IntField()
-    with atomic_path(path) as temporary:
-        _Writer(str(temporary), fields, page_size=_PAGE, num_workers=workers).write(source, path, image_options)
+    # No more than there is work for.
+    workers = min(os.cpu_count() if workers < 1 else workers, -(-len(source) // _CHUNK))
+    with written_together(old=[checksum_beside(path)]):
+        with atomic_path(path) as temporary:
+            _Writer(str(temporary), fields, page_size=_PAGE, num_workers=workers).write(source, path, image_options)
+            digest = file_digest(temporary)
+        write_checksum(path, digest)
 
 
 class _Writer(DatasetWriter):

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from ..runtime.errors import UserError
+from ..runtime.files import file_digest
 from . import (
     MOST_PIXELS,
     ffcv_patches,  # noqa: F401 (first: it changes how ffcv behaves)
@@ -23,6 +24,7 @@ from ffcv.fields.basics import FloatField, IntField
 from ffcv.reader import Reader
 from ffcv.types import ALLOC_TABLE_TYPE, FieldDescType, HeaderType
 
+from .checksums import check_content, checksum_beside
 from .run_files import existing_beton
 
 
@@ -74,14 +76,35 @@ class Beton:
         stored = self.reader.metadata[f"f{self.fields.index('image')}"]
         return stored["width"].astype(int), stored["height"].astype(int)
 
+    @property
+    def is_small(self):
+        """Whether all of it is read for its fingerprint: up to 1 GiB."""
+        return self.path.stat().st_size <= 1 << 30
+
+    def check_content(self, whole=False):
+        """Compare the content with the checksum beside the beton, where there is one; above 1 GiB only if `whole`.
+
+        Args:
+            whole: read all of a beton of any size; that there is no checksum is an error then.
+
+        Raises:
+            UserError: the beton is damaged.
+        """
+        known = self.fingerprint if self.is_small else None
+        if (known or whole) and not check_content(self.path, known) and whole:
+            raise UserError(
+                f"beton {self.path} has no checksum beside it to compare it with: write it again with "
+                f"failure-directions betons, or make one: sha256sum {self.path} > {checksum_beside(self.path)}"
+            )
+
     @cached_property
     def fingerprint(self):
         """Hash of the content; above 1 GiB of the metadata, 1,024 spread blocks and the time of the last change."""
         digest = hashlib.sha256()
         status = self.path.stat()
+        if self.is_small:
+            return file_digest(self.path)[:32]
         with open(self.path, "rb") as stream:
-            if status.st_size <= 1 << 30:
-                return hashlib.file_digest(stream, "sha256").hexdigest()[:32]
             digest.update(f"{status.st_size} {status.st_mtime_ns}".encode())
             digest.update(self.reader.metadata.tobytes())
             for start in np.linspace(0, status.st_size - 4096, 1024).astype(int):
@@ -96,7 +119,14 @@ class Beton:
 
 
 def open_beton(path):
-    """Open a beton and check that it is whole and has `index` 0..N-1. Raises `UserError`."""
+    """Open a beton.
+
+    Returns:
+        `Beton`.
+
+    Raises:
+        UserError: it is missing, empty or not whole, or its `index` does not count 0..N-1.
+    """
     path = existing_beton(path)
     beton = Beton(path, _read_header(path))
     if len(beton) == 0:

@@ -28,8 +28,10 @@ class ClassFolders:
     """What a folder holds, one entry an image, in the order split, class, path.
 
     Attributes:
-        paths: list of str. classes: list of str, the class of each. class_names: sorted as torchvision's ImageFolder
-            does, empty class folders among them. splits: list of "train", "val", "test", or None without split folders.
+        paths: list of str.
+        classes: list of str, the class of each.
+        class_names: sorted as torchvision's ImageFolder does, empty class folders among them.
+        splits: list of "train", "val", "test", or None without split folders.
         notes: sentences on what was left out, merged or looks wrong.
         folders: dict (split or None, class) -> path of the class's folder, the first of several, empty ones among them.
     """
@@ -46,11 +48,16 @@ def read_class_folders(folder, splits=True, train=False):
     """Find the images of a folder.
 
     Args:
+        folder: path.
         splits: take top folders as splits where every one of them has a split's name; False: they are classes.
         train: images to train a model on: top folders are splits, train among them, maybe `unlabeled`; others are left
             out and named.
 
-    Raises `UserError` where there is no such folder, or no image in class folders.
+    Returns:
+        `ClassFolders`.
+
+    Raises:
+        UserError: there is no such folder, or no image in class folders.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -173,11 +180,13 @@ class _Walk:
         return False
 
     def describe_other(self):
+        """How many files of which kinds are no images, with an example."""
         kinds = [f"{suffix} ({count})" for suffix, count in self.other.most_common()]
         example = self.example[self.other.most_common(1)[0][0]]
         return f"{self.other.total()} other file(s): {some(kinds)}, such as {example}"
 
     def notes(self, folder):
+        """Sentences on what was left out of a folder."""
         notes = []
         if self.other:
             notes.append(f"left out of {folder}, not images that are read here: {self.describe_other()}")

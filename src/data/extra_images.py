@@ -24,15 +24,24 @@ def extra_images_split(images, config, beton_path):
     Raises:
         UserError: a folder or manifest without images, of an unknown class, or with broken images.
     """
-    beton_path = Path(beton_path)
-    if not beton_path.exists():
-        source = _source(Path(images), config)
-        for note in source.notes:
-            print(f"note: {note}")
-        if config.train_img_decoder == "simple" or config.val_img_decoder == "simple":
-            write_beton(beton_path, _Scaled(source, config.imgsz))
-        else:
-            write_beton(beton_path, source, ImageOptions("jpg", jpeg_quality=95, max_resolution=LONGEST_SIDE))
+    if Path(beton_path).exists():
+        return _opened(beton_path)
+    source = _source(Path(images), config)
+    for note in source.notes:
+        print(f"note: {note}")
+    return split_of_files(source, config, beton_path)
+
+
+def split_of_files(source, config, beton_path):
+    """The same of a source of images, such as `ImageFiles`."""
+    if config.train_img_decoder == "simple" or config.val_img_decoder == "simple":
+        write_beton(beton_path, _Scaled(source, config.imgsz))
+    else:
+        write_beton(beton_path, source, ImageOptions("jpg", jpeg_quality=95, max_resolution=LONGEST_SIDE))
+    return _opened(beton_path)
+
+
+def _opened(beton_path):
     beton = open_beton(beton_path)
     return Split("extra", beton, np.arange(len(beton)))
 

@@ -148,3 +148,29 @@ def too_few_images(labels, wrong, split, class_names):
         f"{len(few)} class(es) have fewer than the {needed_errors} wrong images that finding and confirming a failure "
         f"takes: {told} would do"
     )
+
+
+def row_order(embeddings, labels, most=1500):
+    """A sentence where the rows of embeddings (N, d) seem to be in another order than the labels (N,); else None.
+
+    In an embedding of the same images an image's nearest neighbour has its label more often than by chance. Looked at
+    are `most` rows, evenly taken.
+    """
+    rows = np.unique(np.linspace(0, len(labels) - 1, min(most, len(labels))).astype(int))
+    labels = np.asarray(labels)[rows]
+    counts = np.bincount(labels)
+    chance = float((counts * (counts - 1)).sum() / (len(rows) * (len(rows) - 1))) if len(rows) > 1 else 1.0
+    if len(rows) < ENOUGH_TO_TELL or chance == 1:
+        return None
+    points = np.asarray(embeddings[rows], dtype=np.float64)
+    points -= points.mean(axis=0)
+    points /= np.linalg.norm(points, axis=1, keepdims=True) + 1e-12
+    cosines = points @ points.T
+    np.fill_diagonal(cosines, -np.inf)
+    same = float((labels[cosines.argmax(axis=1)] == labels).mean())
+    if same > chance + 3 * np.sqrt(chance * (1 - chance) / len(rows)):
+        return None
+    return (
+        f"neighbours in the embedding have the same label in {same:.0%} of {len(rows):,} images, as by chance "
+        f"({chance:.0%}): see that row i of the embeddings belongs to row i of the table"
+    )

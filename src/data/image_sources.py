@@ -3,15 +3,16 @@
 Every source has `len(source)`, `source[i] -> (image uint8 (H, W, 3), label, spurious or None)` and `class_names`.
 """
 
+import difflib
 import os
 import re
 import urllib.error
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
-from joblib import Parallel, delayed
+from joblib import Parallel, delayed, effective_n_jobs
 from tqdm import tqdm
 
 from ..runtime.english import nearest, some
@@ -22,7 +23,8 @@ from .image_tables import read_csv
 from .images import MOST_PIXELS, read_image
 from .names import SPLIT_NAMES, alike, clean_name
 
-# Columns that manifests of generate_images.py have beside path and label; they are not read.
+KNOWN = ("path", "label", "spurious", "split")  # columns of a manifest that mean something
+# Columns that manifests of generate_images.py have beside path and label.
 GENERATED = ("class", "prompt", "seed", "similarity", "object", "shift")
 _SPLIT_NAMES = SPLIT_NAMES | {"unlabeled": "unlabeled"}
 _SCALE_DOWN = "give --max-pixels, and --max-resolution to store it scaled down, or leave it out (--skip-broken)"
@@ -33,7 +35,7 @@ class ImageFiles:
     """Image files with labels (N ints, or an (N, k) float32 array for BCE) and, maybe, `spurious` (N ints).
 
     `notes` are sentences for the user on all that was read: what was left out or looks wrong. `most_pixels` is the
-    largest image that is read.
+    largest image that is read. `metadata` holds other columns of a manifest, lists of N strings by name.
     """
 
     paths: list
@@ -42,6 +44,7 @@ class ImageFiles:
     spurious: np.ndarray | None = None
     notes: tuple = ()
     most_pixels: int = MOST_PIXELS
+    metadata: dict = field(default_factory=dict)
 
     def __len__(self):
         return len(self.paths)
@@ -62,6 +65,7 @@ class ImageFiles:
             paths=[self.paths[i] for i in positions],
             labels=self.labels[positions],
             spurious=None if self.spurious is None else self.spurious[positions],
+            metadata={name: [values[i] for i in positions] for name, values in self.metadata.items()},
         )
 
 
@@ -117,7 +121,8 @@ def without_broken(source, workers=-1, misfit=None):
         return misfit(image) if misfit else None
 
     bar = tqdm(range(len(source)), desc="checking images", unit="img", disable=None)
-    problems = Parallel(workers, prefer="threads")(delayed(problem)(i) for i in bar)
+    threads = min(effective_n_jobs(workers), max(1, len(source)))
+    problems = Parallel(threads, prefer="threads")(delayed(problem)(i) for i in bar)
     broken = [(source.paths[i], why) for i, why in enumerate(problems) if why]
     return source.keep(np.flatnonzero([why is None for why in problems])), broken
 
@@ -147,8 +152,13 @@ def cifar_sources(name, folder, download=False):
 def folder_sources(folder):
     """Images under `folder/SPLIT/CLASS/**`, each split's in the order class, path (see `class_folders`).
 
-    Splits are train, val (or valid, validation), test and unlabeled, in any case. Raises `UserError` where there are
-    no training images, a class has none, or another split has a class that train has not.
+    Splits are train, val (or valid, validation), test and unlabeled, in any case.
+
+    Returns:
+        dict split -> `ImageFiles`, of the splits that are there.
+
+    Raises:
+        UserError: there are no training images, a class has none, or another split has a class that train has not.
     """
     folder = Path(folder)
     found = read_class_folders(folder, train=True)
@@ -176,7 +186,18 @@ def folder_sources(folder):
 
 
 def class_folders(folder, class_names):
-    """Images under `folder/CLASS/**`, in the order class, path; a class may be without any."""
+    """Images under `folder/CLASS/**`, in the order class, path; a class may be without any.
+
+    Args:
+        folder: path.
+        class_names: which classes there are, in the order of their numbers.
+
+    Returns:
+        `ImageFiles`.
+
+    Raises:
+        UserError: there is no such folder or no image, or a folder is none of the classes.
+    """
     found = read_class_folders(folder, splits=False)
     number = {name: i for i, name in enumerate(class_names)}
     for (_, name), place in found.folders.items():
@@ -196,7 +217,9 @@ def _no_images(folder):
 
 
 def manifest_sources(manifest, image_root=None, class_names=None, bce=False):
-    """Images listed in a table `path,label[,spurious][,split]`, in its order; blanks around a cell do not count.
+    """Images listed in a table `path,label[,spurious][,split]`, in its order; other columns are metadata.
+
+    Blanks around a cell do not count.
 
     Args:
         manifest: the CSV. `label` is a class's name, or its number throughout; with `bce`, the names present joined by
@@ -205,8 +228,13 @@ def manifest_sources(manifest, image_root=None, class_names=None, bce=False):
         image_root: folder that the paths are relative to and may not leave; by default the manifest's.
         class_names: order of the classes; by default alphabetical (or by value, where labels are numbers). A label may
             then be a position in them, too.
+        bce: an image may be of several classes, or of none.
 
-    Raises `UserError` naming the line of what is wrong, and where a class has no image in train.
+    Returns:
+        dict split -> `ImageFiles`, of the splits that are named.
+
+    Raises:
+        UserError: there is no such file, a line is wrong (it is named), or a class has no image in train.
     """
     manifest = Path(manifest)
     columns, lines, notes = _read_manifest(manifest)
@@ -224,7 +252,8 @@ def manifest_sources(manifest, image_root=None, class_names=None, bce=False):
     _check_each_once(manifest, paths, lines)
     if class_names is None:
         notes = [*notes, *alike(names, f"the labels of {manifest}"), *_about_numbers(manifest, names)]
-    everything = ImageFiles(paths, labels, names, spurious, tuple(notes))
+    others = {name: cells for name, cells in columns.items() if name not in KNOWN}
+    everything = ImageFiles(paths, labels, names, spurious, tuple(notes), metadata=others)
     sources = {split: everything.keep(np.flatnonzero(splits == split)) for split in SPLITS if (splits == split).any()}
     if class_names is None and "train" in sources:
         _check_trained_on(manifest, sources["train"], everything)
@@ -238,13 +267,16 @@ def _read_manifest(manifest):
             f"manifest {manifest} {'is a folder' if manifest.is_dir() else 'does not exist'}; check the path"
         )
     given, lines, notes = read_csv(manifest)
-    known = {"path", "label", "spurious", "split", *GENERATED}
-    columns = {name.casefold() if name.casefold() in known else name: cells for name, cells in given.items()}
-    if set(columns) - known or not {"path", "label"} <= set(columns) or len(columns) < len(given):
+    columns = {name.casefold() if name.casefold() in KNOWN else name: cells for name, cells in given.items()}
+    if not {"path", "label"} <= set(columns) or len(columns) < len(given):
         raise UserError(
             f"manifest {manifest} has the columns {','.join(given)[:200] or '(none)'}, "
             "but must have path,label[,spurious][,split]"
         )
+    for name in columns.keys() - {*KNOWN, *GENERATED}:
+        # A column that is only misspelt would change what is trained on, unseen.
+        if meant := difflib.get_close_matches(name.casefold(), set(KNOWN) - set(columns), 1, 0.75):
+            raise UserError(f"manifest {manifest} has the column {name}: rename it to {meant[0]}, or to something else")
     if not lines:
         raise UserError(f"manifest {manifest} lists no images")
     return columns, lines, notes
@@ -290,9 +322,8 @@ def _numbered(manifest, words, names, bce, column, lines):
     for line, cell in zip(lines, words, strict=True):
         for word in cell:
             if word not in number and (word or not bce):
-                raise UserError(
-                    f"manifest {manifest} line {line}: {column} is {word[:80]!r}, but must be one of {some(names)}"
-                )
+                what = f"{column} is {word[:80]!r}, but must be one of {some(names)}"
+                raise UserError(f"manifest {manifest} line {line}: {what}; {nearest(word, names, 'correct it')}")
     if not bce:
         return np.array([number[word] for (word,) in words])
     labels = np.zeros((len(words), len(names)), np.float32)

@@ -42,7 +42,8 @@ class ImageTable:
         class_names: K names.
         split: (N,) of "train", "val", "test"; None where nothing is said.
         group: (N,) of str, images that belong together (a patient, a video); or None.
-        preds: int64 (N,), for conditions bool (N, K); or None. probs: float32 (N, K); or None.
+        preds: int64 (N,), for conditions bool (N, K); or None.
+        probs: float32 (N, K), 0..1; or None.
         metadata: dict of column name -> list of N values.
         rows: int64 (N,), the row of each in what was read, from 0: a file of embeddings is in that order.
         total: how many rows were read.
@@ -113,14 +114,19 @@ class Taken:
 
 
 def read_table(source, image_root=None, splits=True, class_names=None):
-    """An `ImageTable` of a path (folder, CSV, Parquet, saved `datasets` folder), a `datasets` object or a DataFrame.
+    """Labelled images or texts, from where people keep them.
 
     Args:
+        source: a path (folder, CSV, Parquet, saved `datasets` folder), a `datasets` object or a DataFrame.
         image_root: folder that a table's paths are relative to; by default the table's own.
         splits: take a folder's top folders as splits where every one of them has a split's name.
         class_names: the classes' order; by default that of the prob_ columns, else sorted.
 
-    Raises `UserError` for whatever can't be read, naming the line.
+    Returns:
+        `ImageTable`.
+
+    Raises:
+        UserError: whatever can't be read, with its line.
     """
     if hasattr(source, "columns") and not isinstance(source, str | os.PathLike):  # a DataFrame, of pandas or polars
         columns = {str(name): _to_list(source[name]) for name in source.columns}
@@ -521,9 +527,11 @@ def _numbers(words, names, name, place, column):
     if not all(class_name.isdecimal() for class_name in names):
         number = {str(i): i for i in range(len(names))} | number
     for i, word in enumerate(words):
+        if not word:
+            raise UserError(f"{name} {place(i)}: {column} is empty: fill it")
         if word not in number:
-            what = f"is {word[:80]!r}, but must be one of {some(names)}" if word else "is empty: fill it"
-            raise UserError(f"{name} {place(i)}: {column} {what}")
+            hint = nearest(word, names, "correct it")
+            raise UserError(f"{name} {place(i)}: {column} is {word[:80]!r}, but must be one of {some(names)}; {hint}")
     return np.array([number[word] for word in words], dtype=np.int64)
 
 
@@ -534,7 +542,8 @@ def _present(words, names, name, place, column):
     for i, cell in enumerate(words):
         for word in _words(cell, True):
             if word not in number:
-                raise UserError(f"{name} {place(i)}: {column} has {word[:80]!r}, which is none of {some(names)}")
+                what = f"{column} has {word[:80]!r}, which is none of {some(names)}"
+                raise UserError(f"{name} {place(i)}: {what}; {nearest(word, names, 'correct it')}")
             present[i, number[word]] = True
     return present
 

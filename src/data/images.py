@@ -33,11 +33,14 @@ def read_image(path, advice=LEAVE_OUT, most_pixels=MOST_PIXELS, too_large="scale
     """An image file as uint8 (H, W, 3), RGB, upright, by the rules of `upright_rgb`.
 
     Args:
-        advice: what to do about an image that cannot be read, for the error; too_large: about one of too many pixels.
+        path: of the file.
+        advice: what to do about an image that cannot be read, for the error.
         most_pixels: width times height that is read, at most.
+        too_large: what to do about an image of more.
 
-    Raises `UserError` naming the file where it is not there, broken, of pixels without a rule or of too many, and
-    `OSError` where the disk or its mount fails.
+    Raises:
+        UserError: the file is not there, is broken, of pixels without a rule or of too many; it is named.
+        OSError: the disk or its mount fails.
     """
     if not os.path.isfile(path):
         state = "is no ordinary file" if os.path.exists(path) else "does not exist"
@@ -51,7 +54,16 @@ def read_image(path, advice=LEAVE_OUT, most_pixels=MOST_PIXELS, too_large="scale
 
 
 def decode_image(file, most_pixels=MOST_PIXELS):
-    """A file's path, or a stream of its bytes, as `read_image` gives it. Raises `Unreadable`."""
+    """An image as `read_image` gives it: uint8 (H, W, 3).
+
+    Args:
+        file: path, or a stream of bytes.
+        most_pixels: width times height that is read, at most.
+
+    Raises:
+        Unreadable: it is broken, of pixels without a rule or of too many.
+        OSError: the disk or its mount fails.
+    """
     try:
         with Image.open(file, formats=_FORMATS) as image:
             return np.asarray(upright_rgb(image, most_pixels))
@@ -71,7 +83,12 @@ def upright_rgb(image, most_pixels=MOST_PIXELS):
     8 bits a channel, palettes, CMYK, YCbCr and black-and-white are converted. What is transparent lies on white. Greys
     of 16 bits are scaled, 65,535 to 255. Greys of 32 bits, floats and Lab are refused: nothing says what is white.
 
-    Raises `Unreadable`; and what Pillow raises where the image is broken.
+    Args:
+        image: a PIL image, which is read in here if it was not before.
+        most_pixels: width times height that is taken, at most.
+
+    Raises:
+        Unreadable: it is of pixels without a rule, or of too many; what Pillow raises of a broken image passes.
     """
     if image.width * image.height > most_pixels:
         raise TooLarge(

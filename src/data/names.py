@@ -3,7 +3,7 @@
 import unicodedata
 from collections import defaultdict
 
-from ..runtime.english import plain_name, some
+from ..runtime.english import difference, plain_name, printed_name, some
 
 SPLIT_NAMES = {
     "train": "train",
@@ -23,9 +23,14 @@ def clean_name(text):
 
 
 def alike(names, what):
-    """Sentences (a list, of one or none) on names that differ only by case, underscores or blanks."""
-    groups = defaultdict(list)
+    """Sentences (a list) on names that differ only by case, underscores or blanks, or that print alike."""
+    plain, printed = defaultdict(list), defaultdict(list)
     for name in names:
-        groups[plain_name(name)].append(name)
-    doubles = [" and ".join(sorted(group)) for group in groups.values() if len(group) > 1]
-    return [f"{what} {some(doubles)} differ only by case, underscores or blanks"] if doubles else []
+        plain[plain_name(name)].append(name)
+    for group in plain.values():
+        printed[printed_name(group[0])].append(min(group))
+    doubles = [" and ".join(sorted(group)) for group in plain.values() if len(group) > 1]
+    notes = [f"{what} {some(doubles)} differ only by case, underscores or blanks"] if doubles else []
+    for one, *others in (sorted(group) for group in printed.values()):
+        notes += [f"{what} {one} and {other} look alike: they differ in {difference(one, other)}" for other in others]
+    return notes

@@ -6,6 +6,9 @@ from ..runtime.errors import UserError
 from ..runtime.files import existing_file
 from ..runtime.shipped import find_shipped
 
+VERIFY = "read betons above 1 GiB, too, to compare them with the checksums beside them"
+"""What --verify does."""
+
 
 def check_run_files(config, root=".", indices_file=None, unlabeled=False):
     """Raise `UserError` where a file is missing that `open_splits`, with the same arguments, would open."""
@@ -19,10 +22,18 @@ def check_run_files(config, root=".", indices_file=None, unlabeled=False):
 
 
 def existing_beton(path):
-    """The path of a beton that is to be read. Raises `UserError` where there is none."""
+    """The path of a beton that is to be read.
+
+    Raises:
+        UserError: there is none.
+    """
     return existing_file(path, "beton", "check the path, or write it with failure-directions betons")
 
 
 def existing_index_file(path):
-    """The path of an index file, given by path or by the name of one of index_files/. Raises `UserError`."""
+    """The path of an index file, given by path or by the name of one of index_files/.
+
+    Raises:
+        UserError: there is none.
+    """
     return existing_file(find_shipped("index_files", path, ".pt"), "index file")

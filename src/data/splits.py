@@ -36,7 +36,7 @@ class Split:
         return self.beton.column(field)[self.indices]
 
 
-def open_splits(config, root=".", indices_file=None, unlabeled=False, extra=False):
+def open_splits(config, root=".", indices_file=None, unlabeled=False, extra=False, verify=False):
     """Open the betons of a `DatasetConfig` and cut them into splits, with every check.
 
     Args:
@@ -44,6 +44,7 @@ def open_splits(config, root=".", indices_file=None, unlabeled=False, extra=Fals
         indices_file: index file, or None where the config has a `val_beton`.
         unlabeled: whether the extra pool is wanted; it is an error if there is none.
         extra: whether images of `unlabeled_beton` that the index file adds to train are wanted, where there are any.
+        verify: whether betons above 1 GiB are read to be compared with their checksums, as smaller ones always are.
 
     Returns:
         dict of `Split`: train, val, test and, if wanted, unlabeled and extra.
@@ -54,7 +55,10 @@ def open_splits(config, root=".", indices_file=None, unlabeled=False, extra=Fals
     if unlabeled:
         files["unlabeled"] = config.unlabeled_beton or config.train_beton
         if config.unlabeled_beton is None and "unlabeled_indices" not in index:
-            raise UserError("there is no unlabeled pool: set unlabeled_beton, or give an index file with one")
+            raise UserError(
+                "there is no unlabeled pool: set unlabeled_beton, or give an index file with one, made by "
+                "failure-directions index --set-apart-every before the model is trained"
+            )
     if extra and "extra_indices" in index:
         if config.unlabeled_beton is None:
             raise UserError(
@@ -63,6 +67,8 @@ def open_splits(config, root=".", indices_file=None, unlabeled=False, extra=Fals
             )
         files["extra"] = config.unlabeled_beton
     betons = {name: open_beton(Path(root) / name) for name in dict.fromkeys(files.values())}
+    for beton in betons.values():
+        beton.check_content(whole=verify)
     if DIGEST in index and index[DIGEST] != betons[files["train"]].labels_digest:
         raise UserError(
             f"index file {indices_file} was made for a train beton with other labels than "

@@ -6,15 +6,27 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from ..runtime.english import some
 from ..runtime.errors import UserError
 from ..runtime.tables import format_table
 from ..svm_utils import SVMFitter
-from .class_fit import balanced_accuracy
-from .confirmation import find_and_confirm
+from .class_fit import Preprocess, balanced_accuracy
+from .confirmation import confirm_directions, find_and_confirm, split_in_halves
 from .job_backends import JobsBackend
 from .label_noise import looks_like
 from .minority import attribute_rates, minority_precision, minority_values
-from .results import Analysis, AttributeRate, FoundSlices, MinorityPrecision, Result, SliceRow, SplitResult, slice_rows
+from .results import (
+    Analysis,
+    AttributeRate,
+    DirectionRow,
+    FoundSlices,
+    MinorityPrecision,
+    Result,
+    SliceRow,
+    SplitResult,
+    direction_rows,
+    slice_rows,
+)
 
 
 def analyse(
@@ -56,6 +68,8 @@ def analyse(
         method=svm_config.method,
         svm_args={"hidden_layer_size": options.hidden_layer_size, "first_layer": options.first_layer},
         jobs=jobs,
+        solver=options.solver,
+        intercept=options.intercept,
     )
     val = predictions["val"]
     with stage("whitening"):
@@ -102,8 +116,11 @@ def with_slices(
     fdr=0.1,
     seed=0,
     jobs=-1,
+    evaluate=False,
 ):
-    """An `Analysis` with the failures that `find` shows and `confirm` tests: its result's `found`, and `SliceRow`s.
+    """An `Analysis` with the failures that `find` shows and `confirm` tests: its result's `found`, and their rows.
+
+    The single directions, which `analyse` fitted on validation, are tested on `confirm`, too.
 
     Args:
         found: from `analyse`; its fitter's preprocessing is that of the slices.
@@ -112,6 +129,8 @@ def with_slices(
             confidence.
         groups: dict split -> (N,), images that belong together.
         directions, fdr, seed, jobs: as in `confirmation.find_and_confirm`.
+        evaluate: whether only one half of `confirm` (by class, group and seed) tests, and the other is kept from all
+            choices, for repairs to be judged on.
 
     Returns:
         `Analysis`; every split knows the decision values of the slices of its classes.
@@ -131,37 +150,62 @@ def with_slices(
     def both(of):
         return None if of is None else np.concatenate([of[find], of[confirm]])
 
+    tested, kept = np.arange(len(parts[1])), None
+    if evaluate:
+        tested, kept = split_in_halves(parts[1].classes, None if groups is None else groups[confirm], seed)
     findings = find_and_confirm(
         _Stacked(latents[find], latents[confirm]),
         np.concatenate([part.classes for part in parts]),
         np.concatenate([part.preds for part in parts]),
         np.arange(cut),
-        np.arange(cut, cut + len(parts[1])),
+        cut + tested,
         class_names=result.class_names,
         groups=both(groups),
         probs=None if confidences is None else both(confidences)[:, None],
         directions=directions,
         fdr=fdr,
         seed=seed,
-        preprocess=found.fitter.preprocess,
+        # Not the fitter's own method: to workers that would take all of its directions along.
+        preprocess=Preprocess(found.fitter.mean, found.fitter.std, found.fitter.do_normalize),
         jobs=jobs,
     )
+    directions = confirm_directions(
+        parts[1].decision_values[tested],
+        parts[1].classes[tested],
+        parts[1].preds[tested],
+        class_names=result.class_names,
+        groups=None if groups is None else groups[confirm][tested],
+        probs=None if confidences is None else confidences[confirm][tested, None],
+        fdr=fdr,
+        seed=seed,
+    )
     slices = FoundSlices(
+        directions=directions,
         slices=[replace(one, members=one.members - cut) for one in findings.slices],
         skipped=findings.skipped,
         find=find,
         confirm=confirm,
+        evaluate=kept,
         fdr=fdr,
         seed=seed,
         near_duplicates=findings.near_duplicates,
         shared_groups=findings.shared_groups,
     )
+
+    def values(name, classes):
+        return None if classes is None else slice_values(slices, found.fitter.preprocess, latents[name], classes)
+
     splits = {
-        name: replace(split, slice_values=slice_values(slices, found.fitter.preprocess, latents[name], split.classes))
+        name: replace(
+            split,
+            slice_values=values(name, split.classes),
+            looks_like_slice_values=values(name, split.looks_like),
+        )
         for name, split in result.splits.items()
     }
     result = replace(result, found=slices, splits=splits)
-    return replace(found, result=result, tables={**found.tables, SliceRow: slice_rows(result)})
+    tables = {SliceRow: slice_rows(result), DirectionRow: direction_rows(result)}
+    return replace(found, result=result, tables={**found.tables, **tables})
 
 
 @dataclass(frozen=True)
@@ -210,7 +254,8 @@ def slices_in_words(result):
     found = result.found
     if found is None:
         return "failures were not sought, because there is no second split of images to test them on"
-    tested = f"{len(result.splits[found.confirm]):,} images of {found.confirm}"
+    count = len(result.splits[found.confirm]) - (0 if found.evaluate is None else len(found.evaluate))
+    tested = f"{count:,} images of {found.confirm}"
     lines = [f"\nfailures found on {found.find}, tested on the {tested} at a false discovery rate of {found.fdr:g}"]
     header = ["slice", "verdict", "images", "error rate", "rest", "difference", "q", "mostly taken for"]
     rows = [
@@ -229,6 +274,12 @@ def slices_in_words(result):
     if rows:
         lines.append(format_table(header, rows, left=2))
     lines.append(f"confirmed: {len(found.confirmed)} of {len(rows)}")
+    if found.directions:
+        names = [result.class_names[c] for c in sorted(found.confirmed_directions)]
+        lines.append(
+            f"of the single directions, tested as a family of their own: {len(names)} of {len(found.directions)}"
+            + (f" ({some(names)})" if names else "")
+        )
     if found.near_duplicates:
         lines.append(
             f"{found.near_duplicates} images of {found.confirm} are near-duplicates of images of {found.find}: "
@@ -265,7 +316,9 @@ def class_table(found):
         header and rows; the last row is over all classes.
     """
     fitter, splits = found.fitter, {name: found.result.splits[name] for name in ("val", "test")}
-    confirmed = Counter(one.class_index for one in found.result.found.confirmed) if found.result.found else {}
+    slices = found.result.found
+    confirmed = Counter(one.class_index for one in slices.confirmed) if slices else {}
+    verdicts = {one.class_index: one.verdict for one in slices.directions} if slices else {}
     rows = []
     for c, name in enumerate(found.result.class_names):
         of_class = {split: columns.classes == c for split, columns in splits.items()}
@@ -273,7 +326,7 @@ def class_table(found):
         says_right = splits["test"].ypred[of_class["test"]]
         row = [name, *(float(right[split].mean()) if len(right[split]) else None for split in right)]
         if c in fitter.skipped:
-            rows.append([*row, None, None, None, None, f"skipped: {fitter.skipped[c]}"])
+            rows.append([*row, None, None, None, None, f"skipped: {fitter.skipped[c]}", confirmed.get(c, "")])
             continue
         rows.append(
             [
@@ -282,6 +335,7 @@ def class_table(found):
                 "-" if np.isnan(fitter.C[c]) else f"{fitter.C[c]:g}",
                 f"{(says_right == 0).sum()} of {len(says_right)}",
                 balanced_accuracy(right["test"] == 1, says_right == 1),
+                verdicts.get(c, ""),
                 confirmed.get(c, ""),
             ]
         )
@@ -296,6 +350,7 @@ def class_table(found):
             f"{test.flagged.sum()} of {len(test)}",
             test.balanced_accuracy,
             "",
+            "",
         ]
     )
     return [
@@ -306,5 +361,6 @@ def class_table(found):
         "C",
         "flagged (test)",
         "bal. acc (test)",
+        "direction",
         "failures confirmed",
     ], rows

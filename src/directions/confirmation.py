@@ -15,7 +15,7 @@ from functools import lru_cache
 from itertools import chain
 
 import numpy as np
-from joblib import Parallel, delayed
+from joblib import Parallel, delayed, effective_n_jobs
 from scipy import special, stats
 from threadpoolctl import threadpool_limits
 
@@ -32,48 +32,65 @@ MOST_IMAGES = 1_000_000
 BATCH_IMAGES = 4096
 
 
-@dataclass(frozen=True)
-class Slice:
-    """One failure of a class with its verdict. All counts and rates are of the confirm part.
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """That flagged images of a class are wrong more often than its rest, and what the confirm part says to it.
 
-    id: class name and rank within the class, in the order fixed in find; rank: that rank, from 1.
-    direction (d,) and intercept: score = x @ direction + intercept on preprocessed embeddings, flagged where <= 0.
-    members: row numbers of the arrays as given, flagged in the confirm part and not by an earlier slice of the class,
-    hardest first; found_members: the same of the find part, by cross-fitted scores.
-    size, rest: images flagged, and images of the class neither flagged nor taken by an earlier slice.
-    error_rate, rest_error_rate, difference, interval (low, high): of flagged and rest, NaN where one has no image.
-    p_value, q_value: one-sided, and its Benjamini-Hochberg adjustment over all slices of all classes.
-    beyond_confidence_p, beyond_confidence_q: the same within tenths of the model's confidence; q over confirmed slices;
-    NaN without probabilities.
-    verdict: "confirmed", "not confirmed" or "too few images"; images_needed: confirm images of the class that would do
-    for the last, None for the others and where none would.
-    stability: the share of its images that a slice found on the swapped halves has too (`overlap`); NaN if not asked.
-    wrong_as, rest_wrong_as: the commonest wrong prediction (a class index) among flagged and rest, -1 for none.
+    Attributes:
+        class_index, class_name: of its class.
+        size, rest: images flagged, and images of the class neither flagged nor taken by an earlier slice.
+        error_rate, rest_error_rate, difference: 0..1, of flagged and rest, NaN where one has no image.
+        interval: (low, high) of the difference, Newcombe's; NaN as the difference.
+        p_value, q_value: one-sided, and its Benjamini-Hochberg adjustment over the family.
+        beyond_confidence_p, beyond_confidence_q: the same within tenths of the model's confidence, q over confirmed
+            claims; NaN without probabilities.
+        verdict: "confirmed", "not confirmed" or "too few images".
+        images_needed: confirm images of the class that would do where there are too few, None for the other verdicts
+            and where no number would.
+        wrong_as, rest_wrong_as: the commonest wrong prediction (a class index) among flagged and rest, -1 for none.
     """
 
-    id: str
     class_index: int
     class_name: str
-    rank: int
-    direction: np.ndarray = field(repr=False)
-    intercept: float
-    members: np.ndarray = field(repr=False)
-    found_members: np.ndarray = field(repr=False)
     size: int
     rest: int
     error_rate: float
     rest_error_rate: float
     difference: float
-    interval: tuple[float, float]
+    interval: tuple[float, float] = (float("nan"), float("nan"))
     p_value: float
-    q_value: float
+    q_value: float = float("nan")
     beyond_confidence_p: float
-    beyond_confidence_q: float
-    verdict: str
-    images_needed: int | None
-    stability: float
+    beyond_confidence_q: float = float("nan")
+    verdict: str = ""
+    images_needed: int | None = None
     wrong_as: int
     rest_wrong_as: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slice(Claim):
+    """One failure of a class with its verdict; its family are all slices of all classes.
+
+    Attributes:
+        id: class name and rank.
+        rank: within the class, from 1, in the order fixed in find.
+        direction, intercept: float64 (d,) and the number in score = x @ direction + intercept on preprocessed
+            embeddings; flagged where the score is <= 0.
+        members: int64, row numbers of the arrays as given, flagged in the confirm part and not by an earlier slice of
+            the class, hardest first.
+        found_members: the same of the find part, by cross-fitted scores.
+        stability: the share of its images that a slice found on the swapped halves has too (`overlap`); NaN if not
+            asked.
+    """
+
+    id: str
+    rank: int
+    direction: np.ndarray = field(repr=False)
+    intercept: float
+    members: np.ndarray = field(repr=False)
+    found_members: np.ndarray = field(repr=False)
+    stability: float
 
     @property
     def harm(self):
@@ -87,9 +104,14 @@ class Slice:
 
 @dataclass(frozen=True)
 class Findings:
-    """What `find_and_confirm` gives: `slices`, most harm first; `skipped`, class index -> reason;
-    `near_duplicates`, images of the confirm part that have a near-duplicate of their class in the find part;
-    `shared_groups`, groups with images in both parts."""
+    """What `find_and_confirm` gives.
+
+    Attributes:
+        slices: list of `Slice`, most harm first.
+        skipped: class index -> why no slice was sought in it.
+        near_duplicates: images of the confirm part that have a near-duplicate of their class in the find part.
+        shared_groups: groups with images in both parts.
+    """
 
     slices: list[Slice]
     skipped: dict[int, str]
@@ -106,7 +128,17 @@ class Findings:
 
 
 def parts_of_split(split):
-    """Rows (find, confirm), int64, of a column of split names: find or val; confirm or test; train is in neither."""
+    """The rows of a column of split names: find or val; confirm or test; train is in neither.
+
+    Args:
+        split: (n,) of names.
+
+    Returns:
+        (find, confirm): int64, ascending.
+
+    Raises:
+        UserError: another name, or no row of one of the parts.
+    """
     split = np.asarray(split).astype(str)
     known = ("train", *FIND_NAMES, *CONFIRM_NAMES)
     if unknown := sorted(set(np.unique(split)) - set(known)):
@@ -121,10 +153,16 @@ def parts_of_split(split):
 
 
 def split_in_halves(labels, groups=None, seed=0):
-    """Halve each class at random: rows (find, confirm), int64, ascending.
+    """Halve each class at random.
 
-    labels: int (n,). groups: (n,) of anything comparable (patients, videos, bursts), never cut; they go, largest first
-    and in random order among equals, to the half that leaves the classes more even.
+    Args:
+        labels: int (n,).
+        groups: (n,) of anything comparable (patients, videos, bursts), never cut; they go, largest first and in random
+            order among equals, to the half that leaves the classes more even.
+        seed: of the halves.
+
+    Returns:
+        (find, confirm): rows, int64, ascending; of an odd class without groups, find has one more.
     """
     labels = np.asarray(labels)
     to_find = np.zeros(len(labels), dtype=bool)
@@ -142,7 +180,8 @@ def split_in_halves(labels, groups=None, seed=0):
         surplus = np.zeros(label.max(initial=0) + 1, dtype=np.int64)  # images in find less those in confirm
         for g in sorted(shuffled, key=lambda g: -len(members[g])):
             classes, counts = np.unique(label[members[g]], return_counts=True)
-            lean = int(counts @ surplus[classes])
+            # Where the classes do not tell, as of a group that is a whole class, both halves get their share of images.
+            lean = int(counts @ surplus[classes]) or int(surplus.sum())
             into_find = lean < 0 or (lean == 0 and rng.random() < 0.5)
             surplus[classes] += counts if into_find else -counts
             to_find[members[g]] = into_find
@@ -150,12 +189,19 @@ def split_in_halves(labels, groups=None, seed=0):
 
 
 def near_duplicates(x_find, x_confirm, threshold=NEAR_DUPLICATE, block=1024):
-    """How many rows of `x_confirm` (m, d) are near-duplicates of a row of `x_find` (n, d).
+    """How many images of the confirm part have a near-duplicate in the find part.
 
     A cosine of at least `threshold`, and far nearer than images of the class are to each other: 1 - cosine below
     `MUCH_NEARER` times the upper quartile of what it is between rows of `x_find` and their nearest others. Without the
-    second, an embedding that tells little of an image would make duplicates of all. Works on blocks of `block` by
-    `block` similarities.
+    second, an embedding that tells little of an image would make duplicates of all. Source: ours.
+
+    Args:
+        x_find, x_confirm: float (n, d) and (m, d), embeddings of one class's images.
+        threshold: least cosine.
+        block: rows that are compared at a time, `block` by `block` similarities.
+
+    Returns:
+        int: of the m rows of `x_confirm`.
     """
     # Single precision is 1e-6 off, the limits are no finer.
     x_find, x_confirm = (
@@ -186,7 +232,14 @@ def _nearest_cosines(x, among, block, others=False):
 
 
 def hypergeometric_p(flagged, wrong):
-    """P(at least so many errors among the flagged), if they were drawn at random from these images. bool (n,) each."""
+    """P(at least so many errors among the flagged), if they were drawn from these images: Fisher's exact test.
+
+    Args:
+        flagged, wrong: bool (n,).
+
+    Returns:
+        float: the one-sided p-value.
+    """
     return float(stats.hypergeom.sf((flagged & wrong).sum() - 1, len(wrong), wrong.sum(), flagged.sum()))
 
 
@@ -197,8 +250,17 @@ def grouped_p(flagged, wrong, groups, rng, draws=PERMUTATIONS):
     laid in random order over the images, sorted by group; groups change places only with groups of about their size
     (the same power of two), so that few are laid across two. Exact for groups of one size that are exchangeable and
     stationary within; for groups of one image it is the hypergeometric test, and that is what is returned.
-    Draws stop after 100 that reach the observed count (Besag and Clifford 1991: still a p-value); at most `draws`, so
-    that no p is below 1 / (draws + 1). One group says nothing: 1.
+    Draws stop after 100 that reach the observed count (Besag and Clifford 1991: still a p-value). One group says
+    nothing: 1.
+
+    Args:
+        flagged, wrong: bool (n,).
+        groups: (n,) of anything comparable.
+        rng: `numpy.random.Generator`.
+        draws: the most permutations; no p is below 1 / (draws + 1).
+
+    Returns:
+        float: the one-sided p-value.
     """
     _, group, sizes = np.unique(groups, return_inverse=True, return_counts=True)
     if len(sizes) == 1 and len(wrong) > 1:
@@ -235,21 +297,46 @@ def grouped_p(flagged, wrong, groups, rng, draws=PERMUTATIONS):
 
 
 def benjamini_hochberg(p):
-    """Adjusted p-values of one family (Benjamini and Hochberg 1995): claims at q <= level have that false share."""
+    """Adjusted p-values of one family (Benjamini and Hochberg 1995): claims at q <= level have that false share.
+
+    Args:
+        p: (n,), p-values.
+
+    Returns:
+        float64 (n,), the q-values in the same order.
+    """
     p = np.asarray(p, dtype=np.float64)
     return stats.false_discovery_control(p) if len(p) else p
 
 
 def wilson_interval(rate, n, level):
-    """Wilson's score interval (low, high) of a proportion seen in `n` trials (which may be an effective number)."""
-    z2 = stats.norm.isf((1 - level) / 2) ** 2
+    """Wilson's score interval of a proportion (Wilson 1927), without continuity correction.
+
+    Args:
+        rate: 0..1, the proportion seen.
+        n: trials, which may be an effective number.
+        level: of confidence, 0.95 say.
+
+    Returns:
+        (low, high), within 0..1.
+    """
+    z2 = special.ndtri((1 - level) / 2) ** 2
     centre = (rate + z2 / (2 * n)) / (1 + z2 / n)
     half = np.sqrt(z2 * (rate * (1 - rate) / n + z2 / (4 * n * n))) / (1 + z2 / n)
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def newcombe_interval(rate1, n1, rate2, n2, level=0.95):
-    """Newcombe's hybrid score interval (1998, method 10) of rate1 - rate2, without continuity correction."""
+    """Newcombe's hybrid score interval (1998, method 10) of rate1 - rate2, without continuity correction.
+
+    Args:
+        rate1, rate2: 0..1, two proportions.
+        n1, n2: the trials that each was seen in, which may be effective numbers.
+        level: of confidence.
+
+    Returns:
+        (low, high), NaN where there is no trial of one.
+    """
     if not (n1 and n2):
         return float("nan"), float("nan")
     low1, high1 = wilson_interval(rate1, n1, level)
@@ -265,7 +352,14 @@ def effective_size(wrong, groups=None):
     """How many independent images tell as much about an error rate as these (n,): n over the design effect.
 
     The design effect is the variance of the rate between groups over that of independent images, at least 1; where all
-    or none are wrong, that of groups that agree within. Without groups: n.
+    or none are wrong, that of groups that agree within (Kish 1965).
+
+    Args:
+        wrong: bool (n,).
+        groups: (n,) of anything comparable, or None: each image is its own.
+
+    Returns:
+        float: n without groups, 1 for a single group.
     """
     n = len(wrong)
     if groups is None or n == 0:
@@ -284,8 +378,15 @@ def effective_size(wrong, groups=None):
 def mantel_haenszel_p(flagged, wrong, strata, groups=None):
     """One-sided Cochran-Mantel-Haenszel test: are flagged images more often wrong within the strata?
 
-    bool (n,), bool (n,), and a stratum (n,). Normal approximation with continuity correction. With `groups`, the
-    variance is that between groups where it is larger. 1 where no stratum can tell.
+    Normal approximation with continuity correction.
+
+    Args:
+        flagged, wrong: bool (n,).
+        strata: (n,), the stratum of each image.
+        groups: (n,) of anything comparable, or None; with them the variance is that between groups where it is larger.
+
+    Returns:
+        float: the p-value, 1 where no stratum can tell.
     """
     _, stratum, n = np.unique(strata, return_inverse=True, return_counts=True)
     k, errors = (np.bincount(stratum, what, len(n)) for what in (flagged, wrong))
@@ -303,7 +404,15 @@ def mantel_haenszel_p(flagged, wrong, strata, groups=None):
 
 
 def confidence_tenths(probs, strata=CONFIDENCE_STRATA):
-    """The tenth (n,) of each image by its maximum probability among these images; equal ones share a tenth."""
+    """In which tenth of these images each lies by the model's confidence, its maximum probability.
+
+    Args:
+        probs: (n, classes).
+        strata: how many, ten.
+
+    Returns:
+        int (n,), 0 the least confident; equal confidences share a stratum.
+    """
     confidence = np.asarray(probs).max(axis=1)
     below = np.searchsorted(np.sort(confidence), confidence, side="left")
     return below * strata // max(1, len(confidence))
@@ -313,6 +422,14 @@ def detection_power(images, flagged, flagged_rate, rest_rate, level):
     """Chance that the hypergeometric test of `flagged` of `images` has p <= level, with errors binomial in both parts.
 
     Exact: a sum over the errors among the flagged and in all (those within 7 deviations; the others weigh < 1e-9).
+
+    Args:
+        images, flagged: how many, and how many of them are flagged.
+        flagged_rate, rest_rate: 0..1, error rates of the flagged and of the others.
+        level: of the test.
+
+    Returns:
+        float: 0..1; 0 where nothing or everything is flagged.
     """
     flagged, rest = int(flagged), int(images - flagged)
     if flagged < 1 or rest < 1 or level <= 0:
@@ -347,7 +464,16 @@ def _log_power(rate, successes, n):
 def images_for_power(share, flagged_rate, rest_rate, level, power=POWER_NEEDED):
     """About how many images of a class give `detection_power` >= `power` when `share` of them is flagged.
 
-    To 10 %: exact power is a sawtooth in the number of images. None where a million would not do.
+    To 10 %: exact power is a sawtooth in the number of images.
+
+    Args:
+        share: 0..1, of the class that is flagged.
+        flagged_rate, rest_rate: 0..1, error rates of the flagged and of the others.
+        level: of the test.
+        power: 0..1, chance to see it.
+
+    Returns:
+        int, or None where a million images would not do.
     """
 
     def enough(images):
@@ -375,8 +501,11 @@ def images_for_power(share, flagged_rate, rest_rate, level, power=POWER_NEEDED):
 class PowerPlan:
     """What a number of labelled images can show.
 
-    power: chance to confirm one slice; images_per_class, flagged among them, and the error rates in and outside of
-    the flagged; images_needed: in all, for a power of .8, None where a million a class would not do.
+    Attributes:
+        power: chance to confirm one slice.
+        images_per_class, flagged: confirm images of a class, and those of them that the slice flags.
+        flagged_error_rate, rest_error_rate: 0..1, of the flagged and of the others.
+        images_needed: confirm images in all for a power of .8, None where a million a class would not do.
     """
 
     power: float
@@ -388,11 +517,23 @@ class PowerPlan:
 
 
 def plan_power(images, classes, slices, error_rate, slice_share, slice_error, purity=0.8, fdr=0.1):
-    """Power to confirm one true slice on `images` confirm images of `classes` equal classes (exact, see above).
+    """Power to confirm one true slice (exact, see `detection_power`).
 
-    slices: how many are tested in all; a slice confirmed alone needs p <= fdr / slices.
-    error_rate, slice_error: the model's error rates outside and inside the slice; slice_share: the slice's share of its
-    class, of which as many are flagged, `purity` of them rightly.
+    Args:
+        images: confirm images in all.
+        classes: how many, of equal size.
+        slices: how many are tested in all; a slice confirmed alone needs p <= fdr / slices.
+        error_rate: 0..1, the model's outside of the slice.
+        slice_share: 0..1, the slice's share of its class; as many images are flagged.
+        slice_error: 0..1, the model's error rate inside the slice.
+        purity: 0..1, the share of the flagged that is of the slice.
+        fdr: level of the Benjamini-Hochberg procedure.
+
+    Returns:
+        `PowerPlan`.
+
+    Raises:
+        UserError: a share outside 0..1, or a number below 1.
     """
     _check_fraction("fdr", fdr)
     for name, value in (("error_rate", error_rate), ("slice_error", slice_error), ("purity", purity)):
@@ -418,22 +559,36 @@ def plan_power(images, classes, slices, error_rate, slice_share, slice_error, pu
     )
 
 
-def overlap(scores, others, count):
-    """Of the `count` hardest images by `scores` (n,), the share that is among the `count` hardest by one of `others`.
+def overlap(scores, orders, count):
+    """Of the `count` hardest images by `scores`, the share that is among the `count` first of one of `orders`.
 
-    The best of `others` (k, n) counts; 0 for none. By chance about count / n.
+    Args:
+        scores: (n,), lowest is hardest.
+        orders: int (k, n), row numbers, hardest first, of which the best counts.
+        count: images.
+
+    Returns:
+        float: 0..1, by chance about count / n; 0 where there are no orders.
     """
-    if not len(others) or count < 1:
+    if not len(orders) or count < 1:
         return 0.0
-    hardest = np.argsort(scores, kind="stable")[:count]
-    return max(float(np.isin(hardest, np.argsort(o, kind="stable")[:count]).mean()) for o in others)
+    hardest = np.zeros(len(scores), dtype=bool)
+    hardest[np.argsort(scores, kind="stable")[:count]] = True
+    return float(hardest[orders[:, :count]].mean(axis=1).max())
 
 
 def share_cut(scores, share):
-    """The value halfway between the hardest `share` of scores (n,) and the rest: flagged is what lies at or below.
+    """The value halfway between the hardest `share` of the scores and the rest: flagged is what lies at or below.
 
     At least one image is flagged and one is not. Equal scores are not separated: fewer are flagged, or none where all
     are equal.
+
+    Args:
+        scores: (n,), lowest is hardest.
+        share: 0..1.
+
+    Returns:
+        float: 0 where there is no score.
     """
     ordered = np.sort(scores)
     count = min(max(1, round(share * len(ordered))), len(ordered) - 1)
@@ -453,9 +608,18 @@ def confirm_class(found, x, wrong, groups=None, probs=None, rng=None):
     What is flagged is the region's share in find of the scores here, not what lies below its cut there: on the tuning
     seed both see as much (p <= .01 in .43 of the slices, the mean of eight settings), and a share holds where the score
     of all images has moved between the parts. Whatever is flagged, labels have no part in it.
-    found: list of `FoundSlice`; x (n, d), wrong bool (n,), groups (n,) and probs (n, classes) of these images.
-    Returns a list of (intercept, flagged, rest, p, p beyond confidence): the cut fixed by the share that the region had
-    in find, bool (n,) twice.
+
+    Args:
+        found: list of `FoundSlice`.
+        x: float64 (n, d), preprocessed embeddings of the class's confirm images.
+        wrong: bool (n,), where the model errs.
+        groups: (n,), or None; whole groups are permuted.
+        probs: (n, classes), or None.
+        rng: `numpy.random.Generator`, needed with `groups`.
+
+    Returns:
+        list of (intercept, flagged, rest, p, p beyond confidence): the intercept that flags the share which the region
+        had in find, bool (n,) twice, and the p-values, the second NaN without `probs`.
     """
     available = np.ones(len(x), dtype=bool)
     tests = []
@@ -464,16 +628,65 @@ def confirm_class(found, x, wrong, groups=None, probs=None, rng=None):
         cut = share_cut(scores, s.share)
         flagged = (scores <= cut) & available
         rest = available & ~flagged
-        p, beyond = 1.0, float("nan")
-        if flagged.any() and rest.any():
-            f, w = flagged[available], wrong[available]
-            g = None if groups is None else groups[available]
-            p = hypergeometric_p(f, w) if groups is None else grouped_p(f, w, g, rng)
-            if probs is not None:
-                beyond = mantel_haenszel_p(f, w, confidence_tenths(probs[available]), g)
-        tests.append((float(s.intercept - cut), flagged, rest, p, beyond))
+        tests.append((float(s.intercept - cut), flagged, rest, *_p_values(flagged, rest, wrong, groups, probs, rng)))
         available = rest
     return tests
+
+
+def _p_values(flagged, rest, wrong, groups, probs, rng):
+    """p of flagged against rest, bool (n,) each, and p within tenths of confidence (NaN without `probs`)."""
+    if not (flagged.any() and rest.any()):
+        return 1.0, float("nan")
+    of = flagged | rest
+    f, w, g = flagged[of], wrong[of], None if groups is None else groups[of]
+    p = hypergeometric_p(f, w) if g is None else grouped_p(f, w, g, rng)
+    beyond = float("nan") if probs is None else mantel_haenszel_p(f, w, confidence_tenths(probs[of]), g)
+    return p, beyond
+
+
+def _counted(flagged, rest, wrong, preds, groups):
+    """What a `Claim` counts, as its fields, and the effective sizes of flagged and rest."""
+    rates = [float(wrong[rows].mean()) if rows.any() else float("nan") for rows in (flagged, rest)]
+    counted = {
+        "size": int(flagged.sum()),
+        "rest": int(rest.sum()),
+        "error_rate": rates[0],
+        "rest_error_rate": rates[1],
+        "difference": rates[0] - rates[1],
+        "wrong_as": _commonest(preds[flagged & wrong]),
+        "rest_wrong_as": _commonest(preds[rest & wrong]),
+    }
+    return counted, [effective_size(wrong[rows], None if groups is None else groups[rows]) for rows in (flagged, rest)]
+
+
+def confirm_directions(values, labels, preds, *, class_names=None, groups=None, probs=None, fdr=0.1, seed=0):
+    """Test the single direction of each class on images that it was not fitted on: a family of its own.
+
+    Args:
+        values: float (n,), decision values of these images in their class's direction, flagged where <= 0; NaN in
+            classes without one, of which nothing is said.
+        labels, preds: int (n,).
+        class_names, groups, probs, fdr: as in `find_and_confirm`.
+        seed: of the permutations of groups.
+
+    Returns:
+        list of `Claim`, by class. A direction that flags none or all of a class has too few images.
+
+    Raises:
+        UserError: labels or predictions that are no class indices, or an fdr outside (0, 1).
+    """
+    _check_fraction("fdr", fdr)
+    labels, preds = (_integers(numbers, name) for numbers, name in ((labels, "labels"), (preds, "preds")))
+    groups = None if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
+    tested = []
+    for c, rows in _by_label(labels, np.flatnonzero(~np.isnan(values))).items():
+        flagged, wrong = values[rows] <= 0, preds[rows] != c
+        of_class = [None if of is None else of[rows] for of in (groups, probs)]
+        p, beyond = _p_values(flagged, ~flagged, wrong, *of_class, class_generator(seed, c, "direction"))
+        counted, sizes = _counted(flagged, ~flagged, wrong, preds[rows], of_class[0])
+        name = str(c) if class_names is None else str(class_names[c])
+        tested.append((Claim(class_index=c, class_name=name, **counted, p_value=p, beyond_confidence_p=beyond), sizes))
+    return _verdicts(tested, fdr)
 
 
 def find_and_confirm(
@@ -495,15 +708,28 @@ def find_and_confirm(
 ):
     """Find several failures per class on the `find` rows and confirm them on the `confirm` rows.
 
-    x: float (N, d) preprocessed embeddings, or raw ones (a memory map, say) with `preprocess` (`svm_path.Preprocess`),
-    which is called on one class at a time. labels, preds: int (N,). find, confirm: row numbers or bool (N,), disjoint.
-    groups: (N,), whole groups are permuted in the tests. probs: float (N, classes), for "beyond confidence" and for
-    grouping errors in find. directions: "auto", or how many slices a class may have. fdr: level of the
-    Benjamini-Hochberg procedure. stability: find on the swapped parts too (twice the time).
-    jobs: processes over classes; the answer does not depend on it.
+    Source: ours; the tests are those of the functions above.
 
-    Returns `Findings`. Raises `UserError` for arrays that disagree, rows in both parts, embeddings that hold NaN or
-    infinity, and an fdr outside (0, 1).
+    Args:
+        x: float (N, d), preprocessed embeddings, or raw ones (a memory map, say) with `preprocess`.
+        labels, preds: int (N,).
+        find, confirm: row numbers or bool (N,), disjoint.
+        class_names: names by class index; without them the index is the name.
+        groups: (N,) of anything comparable; whole groups are permuted in the tests.
+        probs: float (N, classes), for "beyond confidence".
+        directions: "auto", or how many slices a class may have.
+        fdr: level of the Benjamini-Hochberg procedure.
+        seed: of the search and of the permutations.
+        preprocess: `class_fit.Preprocess`, called on one class at a time, or None.
+        stability: find on the swapped parts too (twice the time).
+        jobs: processes over classes; the answer does not depend on it.
+
+    Returns:
+        `Findings`.
+
+    Raises:
+        UserError: arrays that disagree, a row in both parts, embeddings that hold NaN or infinity, or an fdr outside
+            (0, 1).
     """
     labels, preds = (_integers(values, name) for values, name in ((labels, "labels"), (preds, "preds")))
     arrays = {"labels": labels, "preds": preds, "groups": groups, "probs": probs}
@@ -544,6 +770,7 @@ def find_and_confirm(
         if batch:
             yield batch
 
+    jobs = min(effective_n_jobs(jobs), max(1, len(set().union(*by_class))))  # no more than there is work for
     work = Parallel(jobs, pre_dispatch="n_jobs", batch_size=1, return_as="generator")(
         delayed(_find_and_confirm_classes)(batch, preprocess, directions, seed, stability) for batch in batches()
     )
@@ -555,7 +782,7 @@ def find_and_confirm(
         name = str(c) if class_names is None else str(class_names[c])
         tested += [(replace(s, class_name=name, id=f"{name}-{s.rank}"), sizes) for s, sizes in slices]
     slices = _verdicts(tested, fdr)
-    slices.sort(key=lambda s: (-np.nan_to_num(s.harm, nan=-np.inf), s.class_index, s.rank))
+    slices.sort(key=lambda s: (np.inf if np.isnan(s.harm) else -s.harm, s.class_index, s.rank))
     return Findings(slices, skipped, duplicates, shared)
 
 
@@ -598,15 +825,14 @@ def _find_and_confirm_class(c, parts, data, directions, seed, stability):
     if stability:
         swapped = find_class_slices(x2, wrong2, probs2, preds2, directions, class_generator(seed, c, "swapped"))
         both = np.concatenate([x, x2])
-        swapped = np.array([s.score(both) for s in swapped])
+        swapped = np.array([np.argsort(s.score(both), kind="stable") for s in swapped])
     slices = []
     for rank, (s, (intercept, flagged, rest, p, beyond)) in enumerate(zip(found, tests, strict=True), start=1):
         hardest = np.flatnonzero(flagged)[np.argsort(s.score(x2[flagged]), kind="stable")]
-        rates = [float(wrong2[rows].mean()) if rows.any() else float("nan") for rows in (flagged, rest)]
         stable = float("nan")
         if swapped is not None:
             stable = overlap(s.score(both), swapped, round(s.share * len(both)))
-        sizes = [effective_size(wrong2[rows], None if groups2 is None else groups2[rows]) for rows in (flagged, rest)]
+        counted, sizes = _counted(flagged, rest, wrong2, preds2, groups2)
         result = Slice(
             id="",
             class_index=c,
@@ -616,28 +842,21 @@ def _find_and_confirm_class(c, parts, data, directions, seed, stability):
             intercept=intercept,
             members=parts[1][hardest],
             found_members=parts[0][s.members],
-            size=int(flagged.sum()),
-            rest=int(rest.sum()),
-            error_rate=rates[0],
-            rest_error_rate=rates[1],
-            difference=rates[0] - rates[1],
-            interval=(float("nan"), float("nan")),
+            **counted,
             p_value=p,
-            q_value=float("nan"),
             beyond_confidence_p=beyond,
-            beyond_confidence_q=float("nan"),
-            verdict="",
-            images_needed=None,
             stability=stable,
-            wrong_as=_commonest(preds2[flagged & wrong2]),
-            rest_wrong_as=_commonest(preds2[rest & wrong2]),
         )
         slices.append((result, sizes))
     return c, slices, None, near
 
 
 def _verdicts(tested, fdr):
-    """Fill in what depends on the whole family: q-values, intervals, verdicts."""
+    """Fill in what depends on the whole family: q-values, intervals, verdicts.
+
+    Args:
+        tested: pairs of a `Claim` and its effective sizes.
+    """
     q = benjamini_hochberg([s.p_value for s, _ in tested])
     confirmed = q <= fdr
     level = 1 - 0.05 * max(1, int(confirmed.sum())) / max(1, len(tested))
@@ -664,7 +883,10 @@ def _verdicts(tested, fdr):
 def _unconfirmed(s, sizes, level):
     """Verdict of a slice with q > fdr and, for too few images, how many of its class would do.
 
-    sizes: of flagged and rest, effective ones: images of one group count for fewer.
+    Args:
+        s: `Slice`.
+        sizes: of flagged and rest, effective ones: images of one group count for fewer.
+        level: of the test of one slice among all.
     """
     if not (s.size and s.rest):
         return TOO_FEW, None

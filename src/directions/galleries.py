@@ -4,20 +4,29 @@ Nothing is computed again: predictions and decision values come from the result,
 """
 
 import io
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
 from ..data.any_images import AnyImages
 from ..data.images import read_image
-from ..runtime.english import some
+from ..data.names import clean_name
+from ..runtime.english import nearest, some
 from ..runtime.errors import UserError
 from ..runtime.figure_files import save_figure
 from .gallery_figure import extremes_figure
 from .minority import minority_values
-from .results import as_result, read_content
+from .results import as_result, read_content, read_table
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from .confirmation import Slice
+    from .results import Result
 
 ORDERINGS = ("svm", "confidence")
 
@@ -49,26 +58,30 @@ class SVMProcessor:
         UserError: a file of another kind or a newer format, or one that lacks something, naming it.
     """
 
-    def __init__(self, result_path, root=None, get_unlabeled=False):
+    def __init__(self, result_path: str | Path, root: str | Path | None = None, get_unlabeled: bool = False) -> None:
         self.result = read_content(result_path)
         self._take(as_result(self.result, result_path), result_path, root, get_unlabeled)
 
     @classmethod
-    def of(cls, result, path=None, images=None):
+    def of(
+        cls, result: "Result", path: str | Path | None = None, images: Any = None, tables: dict | None = None
+    ) -> "SVMProcessor":
         """A result that is in memory.
 
         Args:
             result: a `Result`.
             path: of what messages call it.
             images: indexed by the examples' `indices`, where they are neither in betons nor files of their own.
+            tables: as those of `results.Analysis`; None for those in files beside `path`.
         """
         proc = cls.__new__(cls)
-        proc.result, proc._given = None, images
+        proc.result, proc._given, proc._tables = None, images, tables
         proc._take(result, path or "this result", None, "unlabeled" in result.splits)
         proc.in_file = path is not None
         return proc
 
     _given, in_file = None, True
+    _tables: dict | None = None
 
     def _take(self, result, path, root, get_unlabeled):
         self.path, self.loaded = Path(path), result
@@ -78,15 +91,17 @@ class SVMProcessor:
         self.skipped = self.loaded.skipped
         self.splits = tuple(name for name in self.loaded.splits if get_unlabeled or name != "unlabeled")
         if get_unlabeled and "unlabeled" not in self.splits:
-            raise UserError(f"{self.path} has no unlabeled pool; run train_svms.py with --unlabeled, or leave it out")
+            raise UserError(
+                f"{self.path} has no unlabeled pool; run failure-directions distil with --unlabeled, or leave it out"
+            )
         self._metrics, self._orders, self._images = {}, {}, {}
 
     @property
-    def num_classes(self):
+    def num_classes(self) -> int:
         return len(self.class_names)
 
     @property
-    def dataset_config(self):
+    def dataset_config(self) -> dict[str, Any] | None:
         """The dataset config of the run, as a dict; None where the result is of plain arrays."""
         if self.result is not None:
             return self.result.get("dataset_config")  # with what this version does not know
@@ -94,8 +109,12 @@ class SVMProcessor:
 
     # ---- numbers ------------------------------------------------------------------------------------------------
 
-    def metrics(self, split):
-        """A split's entry (docs/formats.md) with arrays for tensors. Raises `UserError` where there is none."""
+    def metrics(self, split: str) -> dict[str, Any]:
+        """A split's entry (docs/formats.md) with arrays for tensors, as a dict.
+
+        Raises:
+            UserError: the result has no such split.
+        """
         if split not in self.splits:
             remedy = "; give get_unlabeled=True" if split in self.loaded.splits else ""
             raise UserError(f"{self.path} has no split {split!r}, only {', '.join(self.splits)}{remedy}")
@@ -104,7 +123,7 @@ class SVMProcessor:
             self._metrics[split] = entry | {"skipped_classes": {str(c): why for c, why in self.skipped.items()}}
         return self._metrics[split]
 
-    def minority(self):
+    def minority(self) -> list[set[int]]:
         """The minority's values of `spurious` in each class, a list of sets: the config's, or by the rule, on train."""
         config = self.loaded.dataset_config
         given = None if config is None or config.bce else config.minority
@@ -116,17 +135,23 @@ class SVMProcessor:
         spurious = train.get("spuriouses")
         return minority_values(train["classes"], spurious, self.num_classes, given, self.class_names)
 
-    def class_number(self, c):
-        """Number of a class given by number or by name. Raises `UserError` where there is none."""
+    def class_number(self, c: int | str) -> int:
+        """Number of a class given by number or by name.
+
+        Raises:
+            UserError: there is no such class.
+        """
         if isinstance(c, str):
-            if c not in self.class_names:
-                raise UserError(f"{self.path} has no class {c!r}; it has {some(self.class_names)}")
-            return self.class_names.index(c)
+            name = c if c in self.class_names else clean_name(c)
+            if name not in self.class_names:
+                hint = nearest(name, self.class_names, f"it has {some(self.class_names)}")
+                raise UserError(f"{self.path} has no class {c[:80]!r}; {hint}")
+            return self.class_names.index(name)
         if not 0 <= c < self.num_classes:
             raise UserError(f"class {c} is outside 0..{self.num_classes - 1}, the classes of {self.path}")
         return int(c)
 
-    def ordering(self, c, split="test", by="svm"):
+    def ordering(self, c: int | str, split: str = "test", by: str | int = "svm") -> np.ndarray:
         """Positions in the split of the examples of class `c`, int (n,), hardest first.
 
         Args:
@@ -159,21 +184,29 @@ class SVMProcessor:
         order, starts = self._orders[split, by]
         return order[starts[c] : starts[c + 1]]
 
-    def slices(self, c=None):
+    def slices(self, c: int | str | None = None) -> list["Slice"]:
         """The slices of a class by rank, or of all classes, most harm first; none in results of format 1."""
         found = self.loaded.found
         if found is None:
             return []
         return found.slices if c is None else found.of_class(self.class_number(c))
 
+    def rows(self, kind: type) -> list:
+        """The rows of a table of the result, of its memory or of its CSV; empty where there is none.
+
+        Args:
+            kind: one of `results.TABLES`.
+        """
+        return read_table(self.path, kind) if self._tables is None else list(self._tables.get(kind, ()))
+
     # ---- images -------------------------------------------------------------------------------------------------
 
-    def beton_path(self, split):
+    def beton_path(self, split: str) -> Path:
         """Where the split's beton should be."""
         config = self.loaded.dataset_config
         return self.root / (getattr(config, f"{split}_beton") or config.train_beton)
 
-    def images(self, split, positions):
+    def images(self, split: str, positions: Iterable[int]) -> Iterator[np.ndarray]:
         """The stored images, uint8 (H, W, 3) RGB each, at `positions` in the split; an iterator.
 
         Raises:
@@ -181,7 +214,8 @@ class SVMProcessor:
             UserError: the beton is not the one that the result was made from.
         """
         indices = self.metrics(split)["indices"]
-        if paths := self.metrics(split).get("paths"):
+        paths, in_betons = self.metrics(split).get("paths"), self.loaded.dataset_config is not None
+        if paths and not (in_betons and self.beton_path(split).is_file()):
             missing = next((paths[position] for position in positions if not Path(paths[position]).exists()), None)
             if missing is not None:
                 raise MissingBeton(f"the image {missing} does not exist any more")
@@ -194,6 +228,13 @@ class SVMProcessor:
             self._images[split] = StoredImages(self._open_beton(split))
         return (self._images[split][indices[position]] for position in positions)
 
+    def texts(self, split: str) -> list[str] | None:
+        """The N texts of a split, a list, where what was classified are texts and no images; else None."""
+        if self._given is not None or self.loaded.dataset_config is not None or self.metrics(split).get("paths"):
+            return None
+        texts = (self.metrics(split).get("metadata") or {}).get("text")
+        return None if texts is None else [str(text) for text in texts]
+
     def _open_beton(self, split):
         path = self.beton_path(split)
         if not path.is_file():
@@ -203,6 +244,7 @@ class SVMProcessor:
         from ..data.betons import open_beton  # late: it takes ffcv, which images that are files do without
 
         beton, metrics = open_beton(path), self.metrics(split)
+        beton.check_content()
         remedy = f"give the root of the betons that {self.path} was made from"
         if metrics["indices"].max() >= len(beton):
             raise UserError(
@@ -226,7 +268,14 @@ class SVMProcessor:
 
     # ---- figures ------------------------------------------------------------------------------------------------
 
-    def display_extremes(self, c, split="test", rows=2, columns=8, filename=None):
+    def display_extremes(
+        self,
+        c: int | str,
+        split: str = "test",
+        rows: int = 2,
+        columns: int = 8,
+        filename: str | Path | None = None,
+    ) -> "Figure":
         """Figure of the hardest and easiest images of a class, by SVM and by confidence, over a scatter of the two.
 
         Args:
@@ -244,6 +293,7 @@ class SVMProcessor:
         if rows < 1 or columns < 1:
             raise UserError(f"a gallery of {rows} x {columns} images shows nothing; give 1 or more rows and columns")
         metrics = self.metrics(split)
+        paths = metrics.get("paths")
         orders = {by: self.ordering(c, split, by) for by in ORDERINGS}
         if not len(orders["svm"]):
             raise UserError(f"class {self.class_names[c]!r} has no examples in {split}; choose another class or split")
@@ -255,8 +305,11 @@ class SVMProcessor:
                     + ("" if metrics["ytrue"][i] else f"\n{_short(self.class_names[metrics['preds'][i]])}")
                     for i in picked
                 ]
+                files = [_short(Path(paths[i]).name, 24) if paths else "" for i in picked]
                 heading = f"{side} by {name}  (decision value | confidence; what was predicted, where wrong)"
-                galleries.append((heading, list(self.images(split, picked)), titles))
+                texts = self.texts(split)
+                shown = self.images(split, picked) if texts is None else (texts[i] for i in picked)
+                galleries.append((heading, list(shown), titles, files))
         members = orders["svm"]
         figure = extremes_figure(
             f"{self.class_names[c]}, {split}: CV score {self.cv_scores[c]:.3f}, "
@@ -303,6 +356,11 @@ class StoredImages:
             raise UserError(
                 f"image {index} of beton {self._path} is damaged ({error}); write the beton again"
             ) from None
+
+
+def knows_confidences(confs):
+    """Whether these (N,) are probabilities; without any, a result holds 1 where the model is right and 0 elsewhere."""
+    return bool(((confs > 0) & (confs < 1)).any())
 
 
 def ends(order, count):

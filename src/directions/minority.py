@@ -88,20 +88,33 @@ def minority_precision(labels, spurious, decision_values, confs, minority, top_k
         in_minority = np.isin(spurious[members], list(values))
         if not in_minority.any():
             continue
-        by_svm = in_minority[np.argsort(decision_values[members], kind="stable")]
-        by_confidence = in_minority[np.argsort(confs[members], kind="stable")]
         rows += [
             {
                 "class": c,
                 "k": k,
-                "svm": float(by_svm[:k].mean()),
-                "confidence": float(by_confidence[:k].mean()),
+                "svm": precision_at(k, in_minority, decision_values[members]),
+                "confidence": precision_at(k, in_minority, confs[members]),
                 "base_rate": float(in_minority.mean()),
             }
             for k in top_k
             if k <= len(members)
         ]
     return rows
+
+
+def precision_at(k, sought, values):
+    """Share of what is sought among the `k` examples with the lowest values, whatever the order of the file.
+
+    Examples with the same value come in any order: the share is the expected one over these orders.
+
+    Args:
+        k: 1 to n.
+        sought: (n,) bool.
+        values: (n,), without NaN.
+    """
+    last = np.partition(values, k - 1)[k - 1]
+    before, tied = values < last, values == last
+    return float((sought[before].sum() + (k - before.sum()) * sought[tied].mean()) / k)
 
 
 def _share(part, whole):

@@ -19,11 +19,11 @@ from ..runtime.english import some
 from ..runtime.errors import UserError
 from ..runtime.files import without_apostrophe, write_csv, written_together
 from ..runtime.pt_files import FLOATS, INTEGERS, is_plain, is_plain_tensor, load_pt, save_pt
-from .confirmation import CONFIRMED, VERDICTS, Slice
+from .confirmation import CONFIRMED, VERDICTS, Claim, Slice
 
 FORMAT = 2
 SIDES = ("hard", "easy")  # of a direction
-MAKE_AGAIN = "make it with train_svms.py of this version"
+MAKE_AGAIN = "make it with failure-directions distil of this version"
 CSV_ROWS = 2**14  # made at a time
 MOST_EXAMPLES = 10**9  # of a beton: a larger index would make an intervention fill the memory
 
@@ -50,6 +50,7 @@ class SplitResult:
         paths: list of N strings, the files of the images, where they are known.
         metadata: dict of column -> list of N plain values, what else is known of the images.
         looks_like, looks_like_values: (N,) int64 and float64, train only: see `label_noise`.
+        looks_like_slice_values: (N, S) float32, train only: `slice_values` as one of the class that it looks like.
         hard_similarity, easy_similarity: (N,) float64, with captions: see `captions.subpopulations`.
     """
 
@@ -70,6 +71,7 @@ class SplitResult:
     spuriouses: np.ndarray | None = None
     looks_like: np.ndarray | None = None
     looks_like_values: np.ndarray | None = None
+    looks_like_slice_values: np.ndarray | None = None
     hard_similarity: np.ndarray | None = None
     easy_similarity: np.ndarray | None = None
 
@@ -89,6 +91,8 @@ class FoundSlices:
     Attributes:
         slices: list of `confirmation.Slice`, most harm first; `members` are positions in the confirm split,
             `found_members` in the find split.
+        directions: list of `confirmation.Claim`, the single direction of each class that has one, by class: a family of
+            tests of its own.
         skipped: dict class -> why no slice was sought.
         find, confirm: names of the splits.
         fdr: level of the family of tests.
@@ -96,10 +100,12 @@ class FoundSlices:
         near_duplicates: images of the confirm split with a near-duplicate in the find split.
         shared_groups: groups with images in both.
         uses: how often these confirm images have tested failures of this model, this time included.
+        evaluate: int64, positions in the confirm split that have tested nothing, for repairs to be judged on; None
+            where the whole split has.
     """
 
-    slices: list
-    skipped: dict
+    slices: list[Slice]
+    skipped: dict[int, str]
     find: str
     confirm: str
     fdr: float
@@ -107,11 +113,18 @@ class FoundSlices:
     near_duplicates: int
     shared_groups: int
     uses: int = 1
+    directions: list = field(default_factory=list)
+    evaluate: np.ndarray | None = None
 
     @property
     def confirmed(self):
         """The slices whose verdict is "confirmed", most harm first."""
         return [found for found in self.slices if found.verdict == CONFIRMED]
+
+    @property
+    def confirmed_directions(self):
+        """The classes whose single direction is confirmed: a set of class numbers."""
+        return {one.class_index for one in self.directions if one.verdict == CONFIRMED}
 
     def of_class(self, c):
         """The slices of a class, by rank."""
@@ -131,20 +144,25 @@ class Result:
         dataset_config, svm_config: what it was made with; keys that this version does not know are left out.
         args: the command line, a dict.
         environment: see `runtime.environment`.
+        made_from: dict of what (command, images, model, ...) -> a sentence for people, such as how a model's images are
+            prepared and which output was taken for which class.
+        notes: list of sentences on what looks wrong with what it was made from.
         train_labels_digest: hash of the train beton's labels, which ties interventions to it.
         extra_indices: (n,) int64, examples of the unlabeled beton that were trained on, where there are any.
         bce_threshold: of the condition that was analysed, where it is one.
     """
 
-    class_names: list
+    class_names: list[str]
     cv_scores: np.ndarray
-    skipped: dict
-    splits: dict
+    skipped: dict[int, str]
+    splits: dict[str, SplitResult]
     found: FoundSlices | None = None
     dataset_config: DatasetConfig | None = None
     svm_config: SVMConfig | None = None
     args: dict = field(default_factory=dict)
     environment: dict = field(default_factory=dict)
+    made_from: dict = field(default_factory=dict)
+    notes: list = field(default_factory=list)
     train_labels_digest: str | None = None
     extra_indices: np.ndarray | None = None
     bce_threshold: float | None = None
@@ -205,6 +223,29 @@ class SliceRow:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DirectionRow:
+    """A row of `OUT_directions.csv`: a class's single direction, tested as a slice is (`confirmation.Claim`)."""
+
+    ending = "directions.csv"
+
+    class_name: str
+    verdict: str
+    cv_score: float
+    size: int
+    error_rate: float
+    rest_error_rate: float
+    difference: float
+    low: float
+    high: float
+    p_value: float
+    q_value: float
+    beyond_confidence_q: float
+    wrong_as: str
+    rest_wrong_as: str
+    images_needed: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class CaptionRow:
     """A row of `OUT_captions.csv`; rank 1 is the most extreme of its side.
 
@@ -224,6 +265,31 @@ class CaptionRow:
 
     def __post_init__(self):
         _check_side(self.side)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WordRow:
+    """A row of `OUT_words.csv`: a statement about a confirmed slice; see `captions.statements.Held`.
+
+    Attributes:
+        source: "qualities", "labels", "captions" or "metadata".
+    """
+
+    ending = "words.csv"
+
+    class_name: str
+    slice: str
+    source: str
+    statement: str
+    verdict: str
+    separation: float
+    auroc: float
+    low: float
+    high: float
+    holds: int
+    error_rate: float
+    rest_error_rate: float
+    p_value: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -251,7 +317,7 @@ def _check_side(side):
         raise ValueError(f"side is {side!r}")
 
 
-TABLES = (SliceRow, AttributeRate, MinorityPrecision, CaptionRow, SubpopulationRow)
+TABLES = (SliceRow, DirectionRow, AttributeRate, MinorityPrecision, CaptionRow, WordRow, SubpopulationRow)
 
 
 @dataclass(frozen=True, eq=False)
@@ -306,6 +372,10 @@ class OutputFiles:
         """The paths of all that there may be, but for the directions: `OUT.pt` first, then what is said beside it."""
         return [self.result, *(self.beside(f"{split}.csv") for split in SPLITS), *map(self.of, TABLES)]
 
+    def all(self):
+        """The paths of all that there may be."""
+        return [*self.every(), self.model]
+
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Writing
@@ -339,6 +409,9 @@ def write_result(files, result, fitter):
     for name in ("train_labels_digest", "extra_indices", "bce_threshold"):
         if getattr(result, name) is not None:
             content[name] = _as_stored(getattr(result, name))
+    for name in ("made_from", "notes"):
+        if getattr(result, name):
+            content[name] = getattr(result, name)
     if result.found:
         content["found"] = _stored_slices(result.found)
     skipped = {str(c): reason for c, reason in result.skipped.items()}
@@ -357,25 +430,42 @@ def _as_stored(value):
 def _stored_slices(found):
     slices = [{name: _as_stored(value) for name, value in vars(one).items()} for one in found.slices]
     skipped = {str(c): reason for c, reason in found.skipped.items()}
-    return vars(found) | {"slices": slices, "skipped": skipped}
+    stored = vars(found) | {
+        "slices": slices,
+        "directions": [dict(vars(d)) for d in found.directions],
+        "skipped": skipped,
+        "evaluate": _as_stored(found.evaluate),
+    }
+    return {name: value for name, value in stored.items() if value is not None}
 
 
 def slice_rows(result):
     """The `SliceRow`s of a result, most harm first."""
+    return [_claim_row(SliceRow, one, result) for one in (result.found.slices if result.found else ())]
+
+
+def direction_rows(result):
+    """The `DirectionRow`s of a result, by class."""
+    return [
+        _claim_row(DirectionRow, one, result, cv_score=float(result.cv_scores[one.class_index]))
+        for one in (result.found.directions if result.found else ())
+    ]
+
+
+def _claim_row(kind, claim, result, **more):
+    """A row of a kind that tells of a `Claim`."""
 
     def name(c):
         return "" if c < 0 else result.class_names[c]
 
-    return [
-        SliceRow(
-            **{field.name: getattr(one, field.name) for field in fields(SliceRow) if hasattr(one, field.name)}
-            | {"wrong_as": name(one.wrong_as), "rest_wrong_as": name(one.rest_wrong_as)}
-            | {"images_needed": "" if one.images_needed is None else str(one.images_needed)},
-            low=one.interval[0],
-            high=one.interval[1],
-        )
-        for one in (result.found.slices if result.found else ())
-    ]
+    return kind(
+        **{field.name: getattr(claim, field.name) for field in fields(kind) if hasattr(claim, field.name)}
+        | {"wrong_as": name(claim.wrong_as), "rest_wrong_as": name(claim.rest_wrong_as)}
+        | {"images_needed": "" if claim.images_needed is None else str(claim.images_needed)},
+        low=claim.interval[0],
+        high=claim.interval[1],
+        **more,
+    )
 
 
 def write_split_csv(path, split, class_names):
@@ -446,7 +536,11 @@ def read_result(path):
 
 
 def read_directions(path):
-    """The `SVMFitter` beside the result `OUT.pt`. Raises `UserError` where it is missing or damaged."""
+    """The `SVMFitter` beside the result `OUT.pt`.
+
+    Raises:
+        UserError: it is missing or damaged.
+    """
     from ..svm_utils import SVMFitter  # late: scikit-learn takes a second to import, and a look at a result needs none
 
     return SVMFitter.load(OutputFiles(Path(path)).model)
@@ -468,7 +562,7 @@ def read_table(path, kind):
             there = {name: field for name, field in columns.items() if name in (reader.fieldnames or ())}
             missing = sorted(name for name, field in columns.items() if name not in there and field.default != "")
             if missing:
-                raise UserError(f"{path} lacks the column {missing[0]}; write it again with train_svms.py")
+                raise UserError(f"{path} lacks the column {missing[0]}; write it again with failure-directions distil")
             rows = list(reader)
             if any(None in row.values() for row in rows):
                 raise ValueError("a line is too short")
@@ -479,7 +573,7 @@ def read_table(path, kind):
     except (UnicodeDecodeError, csv.Error, ValueError, TypeError) as error:
         problem = str(error)[:200]
         raise UserError(
-            f"{path} is no longer what was written ({problem}); write it again with train_svms.py"
+            f"{path} is no longer what was written ({problem}); write it again with failure-directions distil"
         ) from None
 
 
@@ -524,6 +618,8 @@ def as_result(content, path):
         **configs,
         args=args,
         environment=content.get("environment", {}),
+        made_from=content.get("made_from", {}),
+        notes=content.get("notes", []),
         train_labels_digest=content.get("train_labels_digest"),
         extra_indices=None if extra is None else extra.numpy(),
         bce_threshold=content.get("bce_threshold"),
@@ -536,9 +632,15 @@ def _as_slices(found):
         values = {field.name: stored[field.name] for field in fields(Slice)}
         values = {key: value.numpy() if isinstance(value, torch.Tensor) else value for key, value in values.items()}
         slices.append(Slice(**values | {"interval": tuple(stored["interval"])}))
+    directions = [
+        Claim(**{field.name: stored[field.name] for field in fields(Claim)} | {"interval": tuple(stored["interval"])})
+        for stored in found.get("directions", ())
+    ]
     skipped = {int(c): reason for c, reason in found["skipped"].items()}
-    known = {field.name: found[field.name] for field in fields(FoundSlices)}
-    return FoundSlices(**known | {"slices": slices, "skipped": skipped})
+    known = {field.name: found[field.name] for field in fields(FoundSlices) if field.name in found}
+    if "evaluate" in known:
+        known["evaluate"] = known["evaluate"].numpy()
+    return FoundSlices(**known | {"slices": slices, "directions": directions, "skipped": skipped})
 
 
 def _as_split(entry):
@@ -621,6 +723,11 @@ def _check_content(content):
     extra = content.get("extra_indices", torch.arange(0))
     if not is_plain_tensor(extra, 1, INTEGERS) or (extra < 0).any():
         raise _damaged("extra_indices is not a list of positions")
+    for key, kind in (("made_from", dict), ("notes", list)):
+        value = content.get(key, kind())
+        texts = [*value, *value.values()] if isinstance(value, dict) else value
+        if not isinstance(value, kind) or not is_plain(value) or not all(map(_is_text, texts)):
+            raise _damaged(f"{key} is not sentences")
     if not _is_text(content.get("train_labels_digest", "")):
         raise _damaged("train_labels_digest is not text")
     if not isinstance(content.get("bce_threshold", 0.0), int | float):
@@ -635,18 +742,32 @@ def _check_found(found, num_classes, lengths):
         raise _damaged("found names splits or classes that it does not have")
     if not set(found["skipped"]) <= {str(c) for c in range(num_classes)}:
         raise _damaged("found names splits or classes that it does not have")
-    for stored in found["slices"]:
-        where = "found slices"
-        if not isinstance(stored, dict) or not {field.name for field in fields(Slice)} <= set(stored):
-            raise _damaged(f"{where} lack what a slice has")
+    evaluate = found.get("evaluate", torch.arange(0))
+    if not is_plain_tensor(evaluate, 1, INTEGERS) or ((evaluate < 0) | (evaluate >= lengths[found["confirm"]])).any():
+        raise _damaged(f"found evaluate are no images of {found['confirm']}")
+    # Results of this format that know no tests of single directions are read, too.
+    directions = found.get("directions", [])
+    if not isinstance(directions, list):
+        raise _damaged("found directions are no list")
+    for where, kind, stored in (
+        *(("found slices", Slice, stored) for stored in found["slices"]),
+        *(("found directions", Claim, stored) for stored in directions),
+    ):
+        if not isinstance(stored, dict) or not {field.name for field in fields(kind)} <= set(stored):
+            raise _damaged(f"{where} lack what they should say")
         plain = {key: value for key, value in stored.items() if not isinstance(value, torch.Tensor)}
-        if not is_plain({**plain, "interval": list(plain["interval"])}):
+        interval = plain.get("interval")
+        if not isinstance(interval, tuple | list) or [type(end) for end in interval] != [float, float]:
+            raise _damaged(f"{where} have an interval that is none")
+        if not is_plain({**plain, "interval": list(interval)}):
             raise _damaged(f"{where} hold more than text and numbers")
-        for key, kind in (("id", str), ("class_name", str), ("verdict", str), ("class_index", int), ("rank", int)):
-            if not isinstance(stored[key], kind):
-                raise _damaged(f"{where} have a {key} that is none")
+        for of in fields(kind):
+            if of.type in (str, int, float) and type(stored[of.name]) is not of.type:
+                raise _damaged(f"{where} have a {of.name} that is none")
         if not (0 <= stored["class_index"] < num_classes and stored["verdict"] in VERDICTS):
             raise _damaged(f"{where} have a class or a verdict that is none")
+    for stored in found["slices"]:
+        where = "found slices"
         if not is_plain_tensor(stored["direction"], 1, FLOATS) or not stored["direction"].isfinite().all():
             raise _damaged(f"{where} have a direction that is none")
         for key, split in (("members", "confirm"), ("found_members", "find")):
@@ -677,9 +798,10 @@ def _check_split(where, entry, num_classes):
             raise _damaged(f"{where}['{key}'] holds other than the numbers it should")
         if not whole and (column.isinf() | (column.isnan() & (key not in _MAY_BE_NAN))).any():
             raise _damaged(f"{where}['{key}'] holds NaN or infinity")
-    values = entry.get("slice_values", torch.zeros(len(entry["indices"]), 1))
-    if not is_plain_tensor(values, 2, FLOATS) or len(values) != len(entry["indices"]) or values.isinf().any():
-        raise _damaged(f"{where}['slice_values'] is not a row of numbers an example")
+    for key in ("slice_values", "looks_like_slice_values"):
+        values = entry.get(key, torch.zeros(len(entry["indices"]), 1))
+        if not is_plain_tensor(values, 2, FLOATS) or len(values) != len(entry["indices"]) or values.isinf().any():
+            raise _damaged(f"{where}['{key}'] is not a row of numbers an example")
     paths = entry.get("paths", [])
     if not isinstance(paths, list) or not is_plain(paths) or not all(map(_is_text, paths)):
         raise _damaged(f"{where}['paths'] is not a list of paths")

@@ -29,7 +29,8 @@ class EmbeddingCache:
     """Predictions and embeddings of splits, kept on disk and memory-mapped.
 
     A file each a split, named by a hash of all that it depends on: the beton's content, the indices, how images are
-    prepared, the device's kind, and the model's weights or the embedding (both, where the embedding is the model's).
+    prepared, the device's kind, the precision, and the model's weights or the embedding (both, where the embedding is
+    the model's).
     Each is written under a temporary name.
 
     The features of sparse layers (`sparse.deep_features.cached_features`) are kept in another way, for they are another
@@ -38,10 +39,11 @@ class EmbeddingCache:
     result, which holds one model's and refuses another's. Here many models and spaces share a folder, unasked.
     """
 
-    def __init__(self, folder, model, embedding, config, device):
+    def __init__(self, folder, model, embedding, config, device, precision="float32"):
         self.folder, self.model, self.embedding = Path(folder), model, embedding
-        self.config, self.device = config, device
+        self.config, self.device, self.precision = config, device, precision
         how = (config.imgsz, config.val_img_decoder, config.val_aug, config.mean, config.std, config.bce, device.type)
+        how += () if precision == "float32" else (precision,)
         self._of_model = f"{how} {weights_digest(model)} {[field.name for field in fields(Predictions)]}"
         self._of_embedding = f"{self._of_model if embedding.of_model else how} {embedding.name}"
 
@@ -65,9 +67,23 @@ class EmbeddingCache:
             raise UserError(
                 f"{embeddings_path} or the predictions beside it are damaged; delete {self.folder}"
             ) from None
-        if not len(embeddings) == len(found.confs) == len(loader.split):
-            raise UserError(f"{embeddings_path} does not have a row an image; delete {self.folder}")
+        if not self._fits(found, embeddings, loader.split):
+            raise UserError(f"{embeddings_path} or the predictions beside it are damaged; delete {self.folder}")
         return found, embeddings
+
+    def _fits(self, found, embeddings, split):
+        """Whether predictions and embeddings are of these images and of this number of classes."""
+        labels, n, k = split.column("label"), len(split), self.config.num_classes
+        per_image = [found.confs] + ([] if self.config.bce else [found.preds, found.highest])
+        return (
+            embeddings.ndim == 2
+            and len(embeddings) == n
+            and embeddings.dtype == np.float32
+            and np.array_equal(found.indices, split.indices)
+            and np.array_equal(found.labels, labels)
+            and all(array is not None and array.shape == labels.shape for array in per_image)
+            and (self.config.bce or bool(((found.preds >= 0) & (found.preds < k)).all()))
+        )
 
     def _path(self, split, of, ending):
         digest = hashlib.sha256(f"{of} {split.beton.fingerprint}".encode())
@@ -75,7 +91,7 @@ class EmbeddingCache:
         return self.folder / f"{split.name}_{digest.hexdigest()[:16]}_{ending}"
 
     def _predict(self, loader, path, *embedding_and_place):
-        found = predict(self.model, loader, self.device, self.config.bce, *embedding_and_place)
+        found = predict(self.model, loader, self.device, self.config.bce, *embedding_and_place, numbers=self.precision)
         tensors = {name: None if array is None else torch.from_numpy(array) for name, array in vars(found).items()}
         if is_main():
             save_pt(tensors, path)

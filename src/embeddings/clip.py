@@ -15,6 +15,7 @@ import logging
 import pickle
 import textwrap
 import warnings
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,15 +23,15 @@ from typing import Any
 import numpy as np
 import open_clip
 import torch
-from huggingface_hub import constants as hub
-from open_clip.transform import PreprocessCfg, center_crop_or_pad
+from huggingface_hub import constants
+from open_clip.transform import PreprocessCfg, center_crop_or_pad, image_transform_v2
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from ..runtime.devices import autocast, resolve_device
+from ..runtime import hub
+from ..runtime.devices import precision, read_back, resolve_device
 from ..runtime.english import nearest
 from ..runtime.errors import UserError
-from ..runtime.hub import without_remote_code, without_retries
 from ..runtime.pt_files import check_tensor_file, check_weights_folder
 
 SCENES_CLIP = Path(__file__).resolve().parent / "scenes_clip"  # made by scripts/train_scenes_clip.py
@@ -49,7 +50,9 @@ _OFFLINE = (
     f"without a network, set clip_model: local-dir:FOLDER, a folder with {CONFIG_FILE} and {WEIGHTS_FILE}, "
     "or use svm_configs/normalized_svm_latent_config.yaml, which needs no CLIP"
 )
+_OTHERWISE = f"see open_clip.list_models(), or give {_LOCAL}FOLDER"
 _TEXTS_PER_BATCH = 256
+_IMAGES_PER_BATCH = 32
 
 
 class CLIPProcessor:
@@ -63,49 +66,73 @@ class CLIPProcessor:
         arch: an open_clip model name, `hf-hub:NAME`, `local-dir:FOLDER`, a paper's name such as ViT-B/32, or `scenes`.
         pretrained: open_clip's tag of the weights, or a file of weights; only a plain model name needs it.
         device: "auto", "cpu", "cuda" or "cuda:N".
+        numbers: the precision of images' embeddings, as `precision` takes it; texts are always in float32.
 
     Raises:
         UserError: no mean or std, an unknown name or tag, weights that are not at hand, do not belong to the model (a
             QuickGELU mismatch is one case), or are damaged.
     """
 
-    def __init__(self, ds_mean, ds_std, arch="ViT-B-32-quickgelu", pretrained="openai", device="auto"):
-        self.device = resolve_device(device)
+    def __init__(
+        self,
+        ds_mean: Sequence[float],
+        ds_std: Sequence[float],
+        arch: str = "ViT-B-32-quickgelu",
+        pretrained: str | None = "openai",
+        device: str = "auto",
+        numbers: str = "float32",
+    ) -> None:
+        self.device, self.numbers = resolve_device(device), numbers
         mean, std = _colour(ds_mean, "mean"), _colour(ds_std, "std")
         if std.min() <= 0:
             raise UserError(f"the images' std is {std.tolist()}; every channel must be above 0")
         self._mean, self._std = ((numbers[:, None, None] / 255).to(self.device) for numbers in (mean, std))
-        self._clip = _load(*full_name(arch, pretrained), self.device)
+        self._clip = load_clip(arch, pretrained, self.device)
 
     @property
-    def model(self):
+    def model(self) -> Any:
         """The open_clip model, frozen, in evaluation mode."""
         return self._clip.model
 
     @property
-    def fingerprint(self):
+    def name(self) -> str:
+        """open_clip's name of the model."""
+        return self._clip.name
+
+    @property
+    def image_size(self) -> int:
+        """Side in pixels of the images that the model reads, an int."""
+        size = self._clip.preprocessing.size
+        return size if isinstance(size, int) else size[0]
+
+    @property
+    def fingerprint(self) -> str:
         """A string that is the same for the same embeddings: a hash of the architecture, weights and preprocessing."""
         return self._clip.fingerprint
 
     @torch.no_grad()
-    def encode_images(self, images):
+    def encode_images(self, images: torch.Tensor) -> torch.Tensor:
         """Embed a batch: (B, 3, H, W) float, normalised by the data set's mean and std -> (B, d) float32.
 
         Both are on the processor's device. Resized, cropped and normalised as the model's own preprocessing says.
         """
         images = preprocess(images * self._std + self._mean, self._clip.preprocessing)
-        with autocast(self.device):
+        with precision(self.device, self.numbers):
             return self.model.encode_image(images).float()
 
-    def evaluate_clip_images(self, loader):
+    def encode_pictures(self, images: Sequence[Any]) -> np.ndarray:
+        """Embed a list of N PIL images of any sizes: (N, d) float32."""
+        return self._clip.encode_pictures(images)
+
+    def evaluate_clip_images(self, loader: Iterable[Any]) -> np.ndarray:
         """Embed all images of a loader, whose batches have a field `image`, in its order; (N, d) float32."""
         batches = tqdm(loader, desc="encoding images", unit="batch", disable=None, leave=False)
-        latents = [self.encode_images(batch.image.to(self.device)).cpu().numpy() for batch in batches]
+        latents = list(read_back(self.encode_images(batch.image.to(self.device)) for batch in batches))
         if not latents:
             raise UserError("there are no images to encode: the loader has no batches")
         return np.concatenate(latents)
 
-    def evaluate_clip_captions(self, captions):
+    def evaluate_clip_captions(self, captions: Iterable[str]) -> np.ndarray:
         """Embed a list of M strings; (M, d) float32. A caption that was embedded before is not embedded again.
 
         Warns of captions that have more tokens than the model reads: the rest of them is not read.
@@ -117,6 +144,7 @@ class CLIPProcessor:
             raise UserError("there are no captions to encode; give at least one")
         known = self._clip.texts
         new = [caption for caption in dict.fromkeys(captions) if caption not in known]
+        new.sort(key=len)  # so that a batch's texts are about as long as each other
         starts = range(0, len(new), _TEXTS_PER_BATCH)
         cut = []
         for start in tqdm(starts, desc="encoding captions", unit="batch", disable=None, leave=False):
@@ -134,11 +162,13 @@ class CLIPProcessor:
 
     @torch.no_grad()
     def _encode_texts(self, texts):
-        tokens = self._clip.tokenizer(texts).to(self.device)
-        with autocast(self.device):
-            return self.model.encode_text(tokens).float().cpu().numpy()
+        tokens = self._clip.tokenizer(texts)
+        with precision(self.device), _short_context(self.model, tokens) as tokens:
+            return self.model.encode_text(tokens.to(self.device)).float().cpu().numpy()
 
-    def get_caption_scores(self, captions, reference_caption, svm_fitter, target_c):
+    def get_caption_scores(
+        self, captions: Sequence[str], reference_caption: str, svm_fitter: Any, target_c: int
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Place captions along a class's failure direction (Jain et al., ICLR 2023).
 
         Args:
@@ -156,6 +186,26 @@ class CLIPProcessor:
         return svm_fitter.caption_scores(target_c, latents[1:], latents[0]), latents[1:]
 
 
+@contextlib.contextmanager
+def _short_context(model, tokens):
+    """Within the block the model reads no more tokens than the longest of these texts has; gives the tokens, cut.
+
+    Nothing changes but the time: in a text encoder that reads from left to right, as CLIP's own does, what follows a
+    text's end has no part in its embedding. Another kind of encoder is left as it is.
+    """
+    mask, positions = getattr(model, "attn_mask", None), getattr(model, "positional_embedding", None)
+    if mask is None or positions is None or getattr(model, "text_pool_type", None) != "argmax":
+        yield tokens
+        return
+    longest = int(tokens.argmax(dim=1).max()) + 1  # the end of a text has the highest number
+    model.attn_mask = mask[:longest, :longest]
+    model.positional_embedding = torch.nn.Parameter(positions[:longest], requires_grad=False)
+    try:
+        yield tokens[:, :longest]
+    finally:
+        model.attn_mask, model.positional_embedding = mask, positions
+
+
 def clip_name(svm_config):
     """open_clip's name and tag of the CLIP that an `SVMConfig` names, as `full_name` gives them."""
     return full_name(svm_config.clip_model, svm_config.clip_pretrained)
@@ -163,7 +213,7 @@ def clip_name(svm_config):
 
 def clip_of(svm_config, dataset_config, device="auto"):
     """The `CLIPProcessor` that an `SVMConfig` names, for images that are normalised as a `DatasetConfig` says."""
-    return CLIPProcessor(dataset_config.mean, dataset_config.std, *clip_name(svm_config), device)
+    return CLIPProcessor(dataset_config.mean, dataset_config.std, *clip_name(svm_config), device, svm_config.precision)
 
 
 def preprocess(images, config):
@@ -217,20 +267,37 @@ def _colour(numbers, key):
 
 
 @dataclass(frozen=True)
-class _LoadedCLIP:
-    """A model and what goes with it; shared by all processors of the process."""
+class LoadedCLIP:
+    """A model, frozen, in evaluation mode, and what goes with it; shared by all that use it in the process."""
 
     name: str
     model: torch.nn.Module
     tokenizer: Any
+    device: torch.device
     texts: dict = field(default_factory=dict)  # caption -> (d,) float32
+
+    @functools.cached_property
+    def transform(self):
+        """What open_clip does to one PIL image before it is embedded: a float tensor (3, h, w)."""
+        return image_transform_v2(self.preprocessing, is_train=False)
 
     @property
     def preprocessing(self):
+        """open_clip's `PreprocessCfg`: size, interpolation, mean and std."""
         return PreprocessCfg(**self.model.visual.preprocess_cfg)
+
+    @torch.no_grad()
+    def encode_pictures(self, images, normalize=False):
+        """Embed a list of N PIL images of any sizes: (N, d) float32; of length 1 where `normalize` says so."""
+        parts = []
+        for start in range(0, len(images), _IMAGES_PER_BATCH):
+            batch = torch.stack([self.transform(image) for image in images[start : start + _IMAGES_PER_BATCH]])
+            parts.append(self.model.encode_image(batch.to(self.device), normalize=normalize).float().cpu())
+        return torch.cat(parts).numpy()
 
     @property
     def context_length(self):
+        """How many tokens of a text the model reads."""
         return self.tokenizer.context_length
 
     def too_long(self, texts):
@@ -241,6 +308,7 @@ class _LoadedCLIP:
 
     @functools.cached_property
     def fingerprint(self):
+        """See `CLIPProcessor.fingerprint`."""
         digest = hashlib.sha256(repr((str(self.model), self.preprocessing)).encode())
         for name, weight in self.model.state_dict().items():
             digest.update(name.encode())
@@ -260,9 +328,24 @@ def full_name(arch, pretrained):
     return name, pretrained
 
 
+def load_clip(arch, pretrained=None, device="auto"):
+    """A CLIP, loaded once a process.
+
+    Args:
+        arch, pretrained, device: as for `CLIPProcessor`.
+
+    Returns:
+        `LoadedCLIP`.
+
+    Raises:
+        UserError: an unknown name or tag, weights that are not at hand, do not belong to the model or are damaged.
+    """
+    return _load(*full_name(arch, pretrained), resolve_device(device))
+
+
 @functools.cache
 def _load(name, pretrained, device):
-    """`_LoadedCLIP` for what `full_name` gave."""
+    """`LoadedCLIP` for what `full_name` gave."""
     with _quiet():
         if name.startswith(_LOCAL):
             source = name.removeprefix(_LOCAL)
@@ -279,20 +362,20 @@ def _load(name, pretrained, device):
                 tagged = open_clip.get_pretrained_cfg(name, pretrained)
                 _fetch(f"{name} / {pretrained}", functools.partial(open_clip.download_pretrained, tagged))
         try:
-            with without_retries(local=name.startswith(_LOCAL)), without_remote_code():
+            with hub.without_retries(local=name.startswith(_LOCAL)), hub.without_remote_code():
                 model = open_clip.create_model(name, pretrained, device=device, require_pretrained=True)
                 tokenizer = open_clip.get_tokenizer(name, **_tokenizer_options(name))
         except ModuleNotFoundError as error:
             raise UserError(f"the CLIP model {name} needs another package: pip install {error.name}") from error
         except Exception as error:  # whatever open_clip, timm, safetensors and torch make of files that do not fit
             raise UserError(f"the CLIP model {name} cannot be loaded from {source}: {_reason(error)}") from error
-    return _LoadedCLIP(name, model.eval().requires_grad_(False), tokenizer)
+    return LoadedCLIP(name, model.eval().requires_grad_(False), tokenizer, device)
 
 
 def _check_name(name, tag):
     """Raise `UserError` unless `tag` are weights of the model `name`, trained with its activation function."""
     if name not in open_clip.list_models():
-        hint = nearest(name, [*_SHORT_NAMES, *open_clip.list_models()], "see open_clip.list_models()", most=3)
+        hint = nearest(name, [*_SHORT_NAMES, *open_clip.list_models()], _OTHERWISE, most=3)
         raise UserError(f"clip_model {name} is not a model of open_clip; {hint}")
     if tag is not None and Path(tag).is_file():
         return
@@ -353,20 +436,22 @@ def _tokenizer_options(name):
 
 
 def _fetch(what, download):
-    """Have open_clip download weights into its cache, unless they are there."""
+    """Have open_clip download weights into its cache, unless they are there, and look through them."""
     try:
-        with without_retries(local=what.startswith(_LOCAL)):
-            download()
+        with hub.without_retries(local=what.startswith(_LOCAL)):
+            weights = download()
     except Exception as error:  # every kind of network, proxy and disk trouble
         raise UserError(
-            f"the weights of the CLIP model {what} are not in {hub.HF_HUB_CACHE} and could not be "
-            f"downloaded; {_OFFLINE}"
+            f"the weights of the CLIP model {what} are not in {constants.HF_HUB_CACHE} and could not be "
+            f"downloaded ({hub.reason(error)}); {_OFFLINE}"
         ) from error
+    if not str(weights).endswith(".safetensors"):
+        check_tensor_file(weights, "CLIP weights", "take weights that are safetensors")
 
 
 def _fetch_from_hub(repository):
     open_clip.download_pretrained_from_hf(repository, filename=CONFIG_FILE)
-    open_clip.download_pretrained_from_hf(repository)
+    return open_clip.download_pretrained_from_hf(repository)
 
 
 @contextlib.contextmanager

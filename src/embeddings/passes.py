@@ -17,21 +17,27 @@ import hashlib
 import json
 import os
 import tempfile
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal, TypedDict, Unpack
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
+from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from ..data.any_images import AnyImages
 from ..models.own_models import ImageModel, from_module, load_model
-from ..runtime.devices import resolve_device
+from ..models.preprocessing import Preprocessing
+from ..runtime.devices import precision, resolve_device
 from ..runtime.distributed import barrier, broadcast, gather, is_main, own_device, rank, world_size
 from ..runtime.english import some
 from ..runtime.errors import LOST_STORAGE, UserError
 from ..runtime.files import atomic_path, create_npy, open_npy, written_together
 from ..runtime.progress import Progress
+from ..training.run_folders import checkpoint_in
 
 BATCH_SIZE = 64
 FEW_IMAGES = 256  # fewer are read by the process itself: workers take a second to start
@@ -69,7 +75,26 @@ class Pass:
     problems: dict
 
 
-def predict(images, model, *, arch=None, preprocess=None, conditions=False, skip_broken=False, **options):
+class PassOptions(TypedDict, total=False):
+    """What `run_pass` takes beside images and network."""
+
+    batch_size: int
+    device: str | torch.device
+    workers: int | None
+    cache: str | Path | Literal[False] | None
+    quiet: bool
+
+
+def predict(
+    images: Sequence[Any] | np.ndarray,
+    model: str | Path | ImageModel | torch.nn.Module,
+    *,
+    arch: str | None = None,
+    preprocess: Callable[[Image.Image], torch.Tensor] | None = None,
+    conditions: bool = False,
+    skip_broken: bool = False,
+    **options: Unpack[PassOptions],
+) -> tuple[np.ndarray, list[str]]:
     """Predicted probabilities of images, and the names of the model's outputs.
 
     Args:
@@ -93,7 +118,14 @@ def predict(images, model, *, arch=None, preprocess=None, conditions=False, skip
     return done.arrays["probs"], model.labels or [str(i) for i in range(model.outputs)]
 
 
-def embed(images, embedding, *, skip_broken=False, size=None, **options):
+def embed(
+    images: Sequence[Any] | np.ndarray,
+    embedding: str | ImageModel | Callable[[list[Image.Image]], ArrayLike],
+    *,
+    skip_broken: bool = False,
+    size: int | None = None,
+    **options: Unpack[PassOptions],
+) -> np.ndarray:
     """Embeddings (N, d), float32, of images.
 
     Args:
@@ -109,13 +141,17 @@ def embed(images, embedding, *, skip_broken=False, size=None, **options):
     return done.arrays["embeddings"]
 
 
-def as_image_model(model, arch=None, preprocess=None):
+def as_image_model(
+    model: str | Path | ImageModel | torch.nn.Module,
+    arch: str | None = None,
+    preprocess: Callable[[Image.Image], torch.Tensor] | None = None,
+) -> ImageModel:
     """An `ImageModel` of what `predict` takes."""
     if isinstance(model, ImageModel):
         return model
     if isinstance(model, torch.nn.Module):
         return from_module(model, preprocess)
-    return load_model(model, arch)
+    return load_model(checkpoint_in(model), arch)
 
 
 def raise_problems(done, skip_broken=False):
@@ -170,10 +206,9 @@ def encoder(embedding, size=None):
 
 def _timm_encoder(name, size):
     from ..models.build import pretrained_timm, weights_digest
-    from ..models.lite import ARCH, has_lite_weights, lite_network
     from ..models.preprocessing import timm_preprocessing
 
-    module = lite_network() if name == ARCH and has_lite_weights() else pretrained_timm(name)
+    module = pretrained_timm(name)
     module.reset_classifier(0)
     module = module.float().eval().requires_grad_(False)
     preprocessing = timm_preprocessing(module, size)
@@ -195,12 +230,11 @@ def _clip_encoder(name):
     clip = CLIPProcessor((0, 0, 0), (255, 255, 255), model, pretrained or "openai", "cpu")
     config = PreprocessCfg(**clip.model.visual.preprocess_cfg)
 
-    def prepare(image):
+    def transform(image):
         return preprocess(pil_to_tensor(image)[None].float() / 255, config)[0]
 
+    prepare = Preprocessing(transform, f"open_clip's: {config}")
     with torch.inference_mode():
-        from PIL import Image
-
         dim = clip.model.encode_image(prepare(Image.new("RGB", (64, 64)))[None]).shape[1]
     return Network(
         prepare,
@@ -212,8 +246,6 @@ def _clip_encoder(name):
 
 
 def _of_callable(function):
-    from PIL import Image
-
     dim = np.asarray(function([Image.new("RGB", (64, 64))])).shape
     if len(dim) != 2 or dim[0] != 1:
         raise UserError(f"the embedding function gives the shape {dim} for one image; it must give (images, numbers)")
@@ -317,6 +349,7 @@ def _run_rows(images, network, rows, targets, batch_size, device, workers, quiet
     if network.module is not None:
         network.module.to(device)
     workers = default_workers(len(rows), device) if workers is None else workers
+    workers = min(workers, -(-len(rows) // batch_size))  # no more than there is work for
     loader = DataLoader(
         _Prepared(images, network.prepare, rows),
         batch_size,
@@ -351,7 +384,9 @@ def _outputs(network, batch, device):
     if network.prepare is None:
         return {"embeddings": np.asarray(network.run(batch), dtype=np.float32)}
     batch = batch.to(device, non_blocking=True)
-    return {name: tensor.float().cpu().numpy() for name, tensor in network.run(batch).items()}
+    with precision(device):
+        outputs = network.run(batch)
+    return {name: tensor.float().cpu().numpy() for name, tensor in outputs.items()}
 
 
 class _Prepared(Dataset):

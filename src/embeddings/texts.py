@@ -84,11 +84,19 @@ def _load(encoder):
     options = {"local_files_only": local, "trust_remote_code": False}
     with quiet("transformers"), without_retries(local), without_remote_code():
         try:
-            model = transformers.AutoModel.from_pretrained(source, use_safetensors=True, dtype=torch.float32, **options)
+            model, found = transformers.AutoModel.from_pretrained(
+                source, use_safetensors=True, dtype=torch.float32, output_loading_info=True, **options
+            )
             tokenizer = transformers.AutoTokenizer.from_pretrained(source, **options)
         except Exception as error:  # transformers, tokenizers, the hub's client and torch raise many kinds
             hint = "give another" if local else f"`hf download {name} --local-dir FOLDER` elsewhere, and give hf:FOLDER"
             raise UserError(f"the text encoder {name} cannot be loaded ({one_line(error)[:200]}); {hint}") from error
+    # The pooler, which many encoders come without, has no part in the embedding.
+    missing = sorted(key for key in found["missing_keys"] if not key.startswith("pooler."))
+    if missing:
+        raise UserError(
+            f"the text encoder {name} lacks {len(missing)} of its weights, such as {missing[0]}; get it again"
+        )
     if tokenizer.pad_token is None:
         if tokenizer.eos_token is None:
             raise UserError(f"the tokenizer of {name} has neither a padding nor an end-of-text token; take another")

@@ -115,7 +115,11 @@ def benchmark(
 
 
 def _made_alike(path, made_by):
-    """`made_by` with what the file knows beyond; raises `UserError` where earlier images were made in another way."""
+    """`made_by` with what the file knows beyond.
+
+    Raises:
+        UserError: the file is damaged, or earlier images were made in another way.
+    """
     if not path.exists():
         return made_by
     try:

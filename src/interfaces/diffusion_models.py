@@ -15,9 +15,10 @@ import torch
 from ..runtime import hub
 from ..runtime.errors import UserError, one_line
 from ..runtime.pt_files import check_weights_folder, load_tensors
-from .defaults import DEFAULT_MODEL
+from .defaults import DEFAULT_MODEL, SCENES_MODEL
 
 SINGLE_FILES = (".safetensors", ".ckpt")
+HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 LOADING_ERRORS = (  # what damaged files make transformers and diffusers raise
     OSError,
     ValueError,
@@ -39,8 +40,11 @@ _WEIGHTS = {
     "text_encoder": ("model.safetensors", "model.safetensors.index.json"),
     "vae": _DIFFUSERS,
     "unet": _DIFFUSERS,
+    "image_normalizer": _DIFFUSERS,
+    "image_encoder": ("model.safetensors", "model.safetensors.index.json"),
 }
 _VOCABULARIES = ("tokenizer.json", "vocab.json")
+SCENES_DIFFUSION = Path(__file__).resolve().parent / "scenes_diffusion"  # see scripts/train_scenes_diffusion.py
 _SD1_CONFIG = Path(__file__).resolve().parent / "sd1_config"
 # sd-v1-4.ckpt names this class of the library that trained it, and holds nothing of it that is needed.
 _STAND_INS = [(type("Unused", (), {}), "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint")]
@@ -69,22 +73,22 @@ def load_model(name=DEFAULT_MODEL):
     Args:
         name: a folder as diffusers saves it; a single file, .safetensors or .ckpt, in the layout of the first releases
             (such as sd-v1-4.ckpt), whose configuration is that of Stable Diffusion 1 unless a folder with the file's
-            name beside it holds another; or OWNER/NAME on the hub.
+            name beside it holds another; OWNER/NAME on the hub; or "scenes", the embedded model of the drawn images.
 
     Raises:
         UserError: there is no such model at hand, or it is damaged or of another kind.
     """
-    path = Path(name).expanduser()
+    path = SCENES_DIFFUSION if name == SCENES_MODEL else Path(name).expanduser()
     if path.is_dir():
         folder, read = path, _from_folder
     elif path.suffix in SINGLE_FILES:
         folder, read = path, _from_single_file
-    elif re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", str(name)):
-        folder, read = _fetch(str(name)), _from_folder
+    elif HUB_NAME.fullmatch(str(name)):
+        folder, read = fetch(str(name), _PARTS), _from_folder
     else:
         raise UserError(
-            f"the diffusion model {name} is not a folder, a {' or '.join(SINGLE_FILES)} file or OWNER/NAME on the hub; "
-            "check the path"
+            f"the diffusion model {name} is not a folder, a {' or '.join(SINGLE_FILES)} file, OWNER/NAME on the hub or "
+            f"{SCENES_MODEL}; check the path"
         )
     try:
         with hub.quiet("diffusers", "transformers"):
@@ -115,6 +119,19 @@ def fingerprint(text_encoder):
     return digest.hexdigest()[:16]
 
 
+def whole(read, *args, **options):
+    """A model of transformers or diffusers by its `from_pretrained`, of which no weight is left to chance.
+
+    Raises:
+        ValueError: weights of the model are not in the file, which the libraries make up.
+    """
+    model, found = read(*args, output_loading_info=True, **options)
+    missing = sorted(found["missing_keys"])
+    if missing:
+        raise ValueError(f"its file lacks {len(missing)} weights, such as {missing[0]}")
+    return model
+
+
 def _from_folder(folder):
     from diffusers import AutoencoderKL, EulerDiscreteScheduler, UNet2DConditionModel
     from transformers import CLIPTextModel, CLIPTokenizer
@@ -129,23 +146,40 @@ def _from_folder(folder):
             "that holds model_index.json"
         )
 
-    def load(read, part, **options):
-        try:
-            if part in _WEIGHTS:
-                options["use_safetensors"] = check_weights_folder(folder / part, "weights", _WEIGHTS[part])
-            return read(folder / part, local_files_only=True, **options)
-        except LOADING_ERRORS as error:
-            raise UserError(
-                f"the {part} of the diffusion model {folder} cannot be loaded: {one_line(error)}; get it again"
-            ) from error
-
     return (
-        load(CLIPTokenizer.from_pretrained, "tokenizer"),
-        load(CLIPTextModel.from_pretrained, "text_encoder", dtype=torch.float32),
-        load(AutoencoderKL.from_pretrained, "vae", torch_dtype=torch.float32),
-        load(UNet2DConditionModel.from_pretrained, "unet", torch_dtype=torch.float32),
-        load(EulerDiscreteScheduler.load_config, "scheduler"),
+        load_part(CLIPTokenizer, folder, "tokenizer"),
+        load_part(CLIPTextModel, folder, "text_encoder", dtype=torch.float32),
+        load_part(AutoencoderKL, folder, "vae", torch_dtype=torch.float32),
+        load_part(UNet2DConditionModel, folder, "unet", torch_dtype=torch.float32),
+        load_scheduler(EulerDiscreteScheduler, folder, "scheduler"),
     )
+
+
+def load_part(kind, folder, part, **options):
+    """A part of a model's folder by its class's `from_pretrained`, its weights read as tensors only.
+
+    Raises:
+        UserError: it is missing or damaged, or lacks weights.
+    """
+    try:
+        if part not in _WEIGHTS:
+            return kind.from_pretrained(folder / part, local_files_only=True, **options)
+        safe = check_weights_folder(folder / part, "weights", _WEIGHTS[part])
+        return whole(kind.from_pretrained, folder / part, local_files_only=True, use_safetensors=safe, **options)
+    except LOADING_ERRORS as error:
+        raise _unloadable(folder, part, error) from error
+
+
+def load_scheduler(kind, folder, part):
+    """The config of a schedule in a model's folder, a dict; damaged, it is a `UserError`, too."""
+    try:
+        return kind.load_config(folder / part, local_files_only=True)
+    except LOADING_ERRORS as error:
+        raise _unloadable(folder, part, error) from error
+
+
+def _unloadable(folder, part, error):
+    return UserError(f"the {part} of the diffusion model {folder} cannot be loaded: {one_line(error)}; get it again")
 
 
 def _from_single_file(path):
@@ -186,11 +220,19 @@ def clip_tokenizer():
     )
 
 
-def _fetch(name):
-    """The folder of a model of the hub, downloaded unless it is cached."""
+def fetch(name, parts):
+    """The folder of a model of the hub, downloaded unless it is cached.
+
+    Args:
+        name: OWNER/NAME.
+        parts: dict of a folder in it -> patterns of the files that are needed.
+
+    Raises:
+        UserError: it is neither here nor to be downloaded.
+    """
     import huggingface_hub
 
-    patterns = [f"{part}/{file}" for part, files in _PARTS.items() for file in files]
+    patterns = [f"{part}/{file}" for part, files in parts.items() for file in files]
     try:
         with hub.without_retries(), hub.quiet():
             return Path(huggingface_hub.snapshot_download(name, allow_patterns=patterns))

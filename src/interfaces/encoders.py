@@ -8,11 +8,11 @@ from pathlib import Path
 import torch
 
 from ..runtime.errors import UserError
-from ..runtime.files import check_space, new_folder
+from ..runtime.files import check_space, existing_file, new_folder
 from ..runtime.hub import quiet
 from ..runtime.pt_files import check_weights_folder, load_tensors
 from .defaults import DEFAULT_MODEL
-from .diffusion_models import LOADING_ERRORS, fingerprint, load_model
+from .diffusion_models import LOADING_ERRORS, fingerprint, load_model, whole
 from .tokens import CLASSES_FILE, check_encoder_root, check_token, load_class_tokens
 
 IMAGENET_CLASSES = 1000
@@ -142,16 +142,22 @@ def load_encoder(encoder_root):
 
     root = Path(encoder_root)
     tokens = load_class_tokens(root).tokens
+    for part in ("tokenizer", "text_encoder"):
+        for path in sorted((root / part).glob("*")):  # a pipe or a device would be read without end
+            existing_file(path, f"the {part} of the encoder root:", "make the root again with create_token_dictionary")
+    part = "tokenizer"
     try:
         with quiet("transformers"):
-            safe = check_weights_folder(root / "text_encoder", "weights")
-            tokenizer = CLIPTokenizer.from_pretrained(root / "tokenizer", local_files_only=True)
-            text_encoder = CLIPTextModel.from_pretrained(
-                root / "text_encoder", dtype=torch.float32, local_files_only=True, use_safetensors=safe
-            )
-        numbers = [tokenizer.get_vocab()[token] for token in tokens]
+            tokenizer = CLIPTokenizer.from_pretrained(root / part, local_files_only=True)
+            numbers = [tokenizer.get_vocab()[token] for token in tokens]
+            part = "text_encoder"
+            safe = check_weights_folder(root / part, "weights")
+            options = {"dtype": torch.float32, "local_files_only": True, "use_safetensors": safe}
+            text_encoder = whole(CLIPTextModel.from_pretrained, root / part, **options)
         if not text_encoder.get_input_embeddings().weight[numbers].isfinite().all():
             raise ValueError("an embedding is not finite")
     except LOADING_ERRORS as error:
-        raise UserError(f"the encoder root {root} is damaged; make it again with create_token_dictionary") from error
+        raise UserError(
+            f"the {part} of the encoder root {root} is damaged; make it again with create_token_dictionary"
+        ) from error
     return tokenizer, text_encoder.eval().requires_grad_(False)

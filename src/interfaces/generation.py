@@ -44,7 +44,7 @@ def generate(
         num_samples: images for each prompt.
         random_seed: image `i` has seed `random_seed + i`, 0 or more; a list gives each prompt its own; None draws one.
         use_token: put the class's token in the place of <TOKEN>; else its name.
-        model_name: a `StableDiffusionPipeline` folder, a single file, or a name on the hub.
+        model_name: what `load_model` takes: a folder, a single file, a name on the hub, or "scenes".
         batch_size: how many images are made at once.
         num_inference_steps, guidance_scale: of Euler's method (Karras et al., 2022) and of classifier-free guidance.
         device: "auto", "cpu", "cuda" or "cuda:N"; half precision on CUDA.
@@ -68,8 +68,8 @@ def generate(
     lacking = [text for text in texts if PLACEHOLDER not in text]
     if use_token and lacking:
         raise UserError(
-            f'the prompt "{shorten(lacking[0], 80)}" has no {PLACEHOLDER}; put it where the class goes, or set '
-            "use_token=False"
+            f'the prompt "{shorten(lacking[0], 80)}" has no {PLACEHOLDER}; put it where the class goes, or give '
+            "--no-token (use_token=False)"
         )
     seeds = _seeds(random_seed, len(texts))
     word = classes.tokens[c] if use_token else classes.class_names[c]
@@ -114,7 +114,7 @@ def load_pipeline(model_name=DEFAULT_MODEL, encoder_root=None, device="auto"):
     One is kept, and is given again for the same arguments. No safety checker is loaded.
 
     Args:
-        model_name: a `StableDiffusionPipeline` folder, a single file, or a name on the hub.
+        model_name: what `load_model` takes: a folder, a single file, a name on the hub, or "scenes".
         encoder_root: a folder that `create_token_dictionary` made on the same model; with it, its tokens are known.
         device: "auto", "cpu", "cuda" or "cuda:N".
 
@@ -145,10 +145,14 @@ def sample(pipeline, prompts, seeds, num_inference_steps=50, guidance_scale=7.5)
     Raises:
         UserError: too little memory; it says which batch size to try.
     """
+    # Drawn here, on the CPU and in single precision: the same seed is the same image on every device.
+    side = pipeline.unet.config.sample_size
+    shape = (pipeline.unet.config.in_channels, side, side)
+    noise = torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
     with memory_advice(len(prompts)):
         return pipeline(
             list(prompts),
-            generator=[torch.Generator().manual_seed(seed) for seed in seeds],
+            latents=noise.to(pipeline.device, pipeline.unet.dtype),
             num_inference_steps=num_inference_steps,
             guidance_scale=guidance_scale,
         ).images

@@ -1,18 +1,11 @@
 """Judging generated images by CLIP (Radford et al., ICML 2021): do they show the class, and do they show the shift?"""
 
-import functools
-import json
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
-from ..runtime import hub
-from ..runtime.devices import resolve_device
-from ..runtime.errors import UserError, one_line
-from ..runtime.pt_files import check_tensor_file, check_weights_folder
+from ..runtime.errors import UserError
 from .defaults import CLIP_MODEL, CLIP_WEIGHTS, QUANTILE
 from .encoders import create_token_dictionary
 
@@ -25,9 +18,6 @@ __all__ = [
     "load_clip",
 ]
 
-_LOCAL = "local-dir:"
-_IMAGES_AT_ONCE = 32
-
 
 def clip_similarity(imgs, text, clip_model=CLIP_MODEL, clip_weights=CLIP_WEIGHTS, device="auto"):
     """Cosine similarity between images and a text, or several.
@@ -39,7 +29,7 @@ def clip_similarity(imgs, text, clip_model=CLIP_MODEL, clip_weights=CLIP_WEIGHTS
         imgs: PIL images.
         text: a string, or a list of them.
         clip_model, clip_weights: open_clip's name of a model and tag of its weights (or a file of them), or
-            "local-dir:FOLDER" or "hf-hub:NAME", which need no tag. The model is kept between calls.
+            "local-dir:FOLDER", "hf-hub:NAME" or "scenes", which need no tag. The model is kept between calls.
         device: "auto", "cpu", "cuda" or "cuda:N".
 
     Returns:
@@ -48,10 +38,10 @@ def clip_similarity(imgs, text, clip_model=CLIP_MODEL, clip_weights=CLIP_WEIGHTS
     if not imgs:
         return np.zeros(0 if isinstance(text, str) else (0, len(text)), np.float32)
     clip = load_clip(clip_model, clip_weights, device)
-    images = clip.encode_images(imgs)
+    images = clip.encode_pictures(imgs, normalize=True)
     if isinstance(text, str):
-        return images @ clip.encode_text(text)
-    return np.stack([images @ clip.encode_text(each) for each in text], axis=1)
+        return images @ _encode_text(clip, text)
+    return np.stack([images @ _encode_text(clip, each) for each in text], axis=1)
 
 
 @dataclass(frozen=True)
@@ -124,68 +114,25 @@ def _object_and_shift(imgs, object_text, shift_text, clip):
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _CLIP:
-    model: torch.nn.Module
-    preprocess: Any
-    tokenizer: Any
-    device: torch.device
-
-    @torch.no_grad()
-    def encode_images(self, imgs):
-        """(N, d) float32, of length 1."""
-        parts = []
-        for start in range(0, len(imgs), _IMAGES_AT_ONCE):
-            batch = torch.stack([self.preprocess(image) for image in imgs[start : start + _IMAGES_AT_ONCE]])
-            parts.append(self.model.encode_image(batch.to(self.device), normalize=True).float().cpu())
-        return torch.cat(parts).numpy()
-
-    @torch.no_grad()
-    def encode_text(self, text):
-        """(d,) float32, of length 1."""
-        tokens = self.tokenizer([text]).to(self.device)
-        return self.model.encode_text(tokens, normalize=True)[0].float().cpu().numpy()
-
-
 def load_clip(clip_model=CLIP_MODEL, clip_weights=CLIP_WEIGHTS, device="auto"):
-    """The CLIP that `clip_similarity` uses; one is kept. Raises `UserError` where it is not at hand."""
-    return _load_clip(clip_model, clip_weights, resolve_device(device))
+    """The CLIP that `clip_similarity` uses; it is kept.
+
+    Args:
+        clip_model, clip_weights, device: as for `clip_similarity`.
+
+    Returns:
+        `LoadedCLIP`.
+
+    Raises:
+        UserError: it is not at hand, or is damaged.
+    """
+    from ..embeddings.clip import load_clip  # late: open_clip takes a second to import
+
+    return load_clip(clip_model, clip_weights, device)
 
 
-@functools.lru_cache(maxsize=1)
-def _load_clip(name, weights, device):
-    import open_clip
-
-    options = {}
-    if name.startswith((_LOCAL, "hf-hub:")):
-        weights = None
-    if name.startswith(_LOCAL):
-        folder = Path(name.removeprefix(_LOCAL)).expanduser().resolve()
-        if not (folder / "open_clip_config.json").is_file():
-            raise UserError(f"{folder} is not a CLIP folder: it holds no open_clip_config.json; check the path")
-        name = f"{_LOCAL}{folder}"
-        check_weights_folder(folder, "CLIP weights", safe=())
-        options = _tokenizer_options(folder)
-    if weights and Path(weights).is_file() and not weights.endswith(".safetensors"):
-        check_tensor_file(weights, "CLIP weights")
-    try:
-        with hub.without_retries(local=name.startswith(_LOCAL)), hub.without_remote_code(), hub.quiet():
-            model, _, preprocess = open_clip.create_model_and_transforms(
-                name, weights, device=device, require_pretrained=True
-            )
-            tokenizer = open_clip.get_tokenizer(name, **options)
-    except Exception as error:  # whatever open_clip, the hub's client, safetensors and torch make of it
-        known = name.startswith("hf-hub:") or open_clip.get_pretrained_cfg(name, weights or "")
-        reason = hub.reason(error) if known else one_line(error)
-        raise UserError(
-            f"the CLIP model {name}{f' / {weights}' if weights else ''} cannot be loaded ({reason}); without a network "
-            f"give a folder of open_clip's with its weights, {_LOCAL}FOLDER"
-        ) from error
-    return _CLIP(model.eval().requires_grad_(False), preprocess, tokenizer, device)
-
-
-def _tokenizer_options(folder):
-    """open_clip looks for the merges that a folder's config names in the working directory: say where they are."""
-    config = json.loads((folder / "open_clip_config.json").read_text(encoding="utf-8"))
-    merges = (config["model_cfg"]["text_cfg"].get("tokenizer_kwargs") or {}).get("bpe_path")
-    return {"bpe_path": str(folder / merges)} if merges else {}
+@torch.no_grad()
+def _encode_text(clip, text):
+    """(d,) float32, of length 1."""
+    tokens = clip.tokenizer([text]).to(clip.device)
+    return clip.model.encode_text(tokens, normalize=True)[0].float().cpu().numpy()

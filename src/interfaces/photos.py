@@ -12,7 +12,11 @@ SMALLEST = 16  # pixels: a shorter side shows nothing
 
 
 def image_files(folder):
-    """The image files of a folder and of those in it, sorted by path; the rest is told. Raises `UserError` for none."""
+    """The image files of a folder and of those in it, sorted by path; the rest is told.
+
+    Raises:
+        UserError: there is no such folder, or no image in it.
+    """
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"the image folder {folder} does not exist; check the path")
@@ -25,7 +29,11 @@ def image_files(folder):
 
 
 def read_photo(path):
-    """An image file as a PIL image, RGB. Raises `UserError` where it is broken or too small to show anything."""
+    """An image file as a PIL image, RGB.
+
+    Raises:
+        UserError: it is broken, or too small to show anything.
+    """
     image = Image.fromarray(read_image(path, "remove it or get it again"))
     if min(image.size) < SMALLEST:
         width, height = image.size

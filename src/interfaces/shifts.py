@@ -1,11 +1,11 @@
 """Shifts: what changes around a class, as a prompt that makes images and a caption that checks them."""
 
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
 from ..runtime.errors import UserError
+from ..runtime.yaml_files import read_yaml
 from .tokens import PLACEHOLDER
 
 SHIFTS_FILE = Path(__file__).resolve().parent / "shifts.yaml"
@@ -34,11 +34,8 @@ def load_shifts(path=SHIFTS_FILE):
     24
     """
     try:
-        held = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        shifts = [Shift(**entry) for entry in held]
-    except (FileNotFoundError, IsADirectoryError):
-        raise UserError(f"the file of shifts {path} does not exist; check the path") from None
-    except (yaml.YAMLError, TypeError, UnicodeDecodeError) as error:
+        shifts = [Shift(**entry) for entry in read_yaml(path, "file of shifts", "see src/interfaces/shifts.yaml", list)]
+    except TypeError as error:
         raise UserError(
             f"{path} is not a list of shifts, each with name, prompt, and at most caption and group"
         ) from error
@@ -49,7 +46,13 @@ def load_shifts(path=SHIFTS_FILE):
             raise UserError(f'the prompt "{shift.prompt}" in {path} has no {PLACEHOLDER}; put it where the class goes')
         if not shift.slug or shift.slug.startswith(".") or "/" in shift.slug or "\\" in shift.slug:
             raise UserError(f'the name "{shift.name}" in {path} cannot be a folder\'s; use letters and spaces')
-    names = [shift.name for shift in shifts]
-    if len(set(names)) < len(names) or not names:
-        raise UserError(f"{path} has no shifts, or two with one name; give each its own")
+    if not shifts:
+        raise UserError(f"{path} has no shifts; give at least one")
+    by_folder = {}
+    for shift in shifts:
+        # As file systems that do not tell cases or composed accents apart see it.
+        folder = unicodedata.normalize("NFC", shift.slug).casefold()
+        other = by_folder.setdefault(folder, shift)
+        if other is not shift:
+            raise UserError(f'the shifts "{other.name}" and "{shift.name}" of {path} share a folder; rename one')
     return shifts

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from ..runtime.devices import resolve_device
 from ..runtime.errors import UserError, memory_advice
 from ..runtime.files import check_writable
+from ..runtime.hub import quiet
 from ..runtime.pt_files import load_pt, save_pt
 from .defaults import DEFAULT_MODEL
 from .diffusion_models import load_model
@@ -58,7 +59,7 @@ def run_textual_inversion(
         train_path: folder with images of the class; each is cropped to its central square.
         token: the new word, such as "<american-robin-15>" (see `class_token`).
         class_name: what the model would call the class, such as "american robin".
-        pretrained_model_name_or_path: a `StableDiffusionPipeline` folder, a single file, or a name on the hub.
+        pretrained_model_name_or_path: what `load_model` takes: a folder, a single file, a name on the hub, or "scenes".
         max_train_steps: steps of AdamW at the constant `learning_rate`.
         batch_size, gradient_accumulation_steps: a step sees their product of images; only the first takes memory.
         pin_norm: hold the embedding's norm at that of the mean it starts from, so that only its direction is learned.
@@ -79,8 +80,6 @@ def run_textual_inversion(
         UserError: no images, a broken one, a token that is not new or not well formed, a model that cannot be loaded,
             a checkpoint of another training, or too little memory.
     """
-    from diffusers import DDPMScheduler
-
     check_token(token)
     numbers = {
         "max_train_steps": max_train_steps,
@@ -106,62 +105,98 @@ def run_textual_inversion(
         "templates": None if templates is None else list(templates),
         "seed": seed,
     }
-    state = None
-    if checkpoint and Path(checkpoint).exists():
-        state = _read_checkpoint(checkpoint, settings, max_train_steps)
-        if state["step"] == max_train_steps:
-            return state["embedding"]
-    elif checkpoint:
-        check_writable(checkpoint)
+    state = _begun(checkpoint, settings, max_train_steps)
+    if state and state["step"] == max_train_steps:
+        return state["embedding"]
 
     model = load_model(pretrained_model_name_or_path)
     prompts = _tokenized(model.tokenizer, token, templates)
-    placeholder = model.tokenizer.convert_tokens_to_ids(token)
-
-    # Frozen parts may be in half precision as a whole; the embeddings, from which the gradient comes, may not.
-    with memory_advice(1):
-        text_encoder, vae, unet = model.text_encoder.to(device), model.vae.to(device), model.unet.to(device, dtype)
-    start = mean_embedding(model, class_name).to(device)
-    vector = torch.nn.Parameter(start.clone())
-    norm = start.norm() if pin_norm else None
-    optimizer = torch.optim.AdamW([vector], lr=learning_rate, weight_decay=weight_decay)
-    scaler = torch.amp.GradScaler(device.type, enabled=dtype is torch.float16)
-    noising = DDPMScheduler.from_config(model.scheduler_config)
-
-    done = 0 if state is None else _resume(checkpoint, state, vector, optimizer, scaler)
-
-    half = contextlib.nullcontext() if dtype is None else torch.autocast(device.type, dtype)
+    learner = _Learner(model, mean_embedding(model, class_name), pin_norm, learning_rate, weight_decay, device, dtype)
+    if state:
+        learner.take_up(state, checkpoint)
+    done = state["step"] if state else 0
     steps = tqdm(
         range(done, max_train_steps), f"learning {token}", max_train_steps, initial=done, unit="step", disable=None
     )
-    with memory_advice(batch_size), learned_token(text_encoder, placeholder, lambda: _pinned(vector, norm)):
-        with half:
-            latents = _encode(vae, files, resolution or model.resolution, device, min(batch_size, _ENCODED_AT_ONCE))
+    placeholder = model.tokenizer.convert_tokens_to_ids(token)
+    with memory_advice(batch_size), learned_token(learner.text_encoder, placeholder, learner.embedding):
+        latents = learner.encode(files, resolution or model.resolution, min(batch_size, _ENCODED_AT_ONCE))
         for step in steps:
-            draws = _draw(seed, step, settings["images_per_step"], latents, prompts, flip, noising)
-            for batch in zip(*(part.split(batch_size) for part in draws), strict=True):
-                with half:
-                    loss = _denoising_loss(unet, text_encoder, noising, *(part.to(device) for part in batch))
-                scaler.scale(loss / gradient_accumulation_steps).backward()
-            scaler.step(optimizer)
-            scaler.update()
-            optimizer.zero_grad()
+            draws = _draw(seed, step, settings["images_per_step"], latents, prompts, flip, learner.noising)
+            learner.step(list(zip(*(part.split(batch_size) for part in draws), strict=True)))
             if step + 1 < max_train_steps and (not checkpoint or (step + 1) % checkpoint_every):
                 continue
-            embedding = _pinned(vector, norm).detach().float().cpu()
+            embedding = learner.embedding().detach().float().cpu()
             if not embedding.isfinite().all():
                 raise UserError(f"the training of {token} diverged; use a lower learning_rate than {learning_rate}")
             if checkpoint:
-                state = {
-                    "settings": settings,
-                    "step": step + 1,
-                    "embedding": embedding,
-                    "vector": vector.detach().cpu(),
-                    "optimizer": optimizer.state_dict(),
-                    "scaler": scaler.state_dict(),
-                }
-                save_pt(state, checkpoint)
+                begun = {"settings": settings, "step": step + 1, "embedding": embedding}
+                save_pt(begun | learner.state(), checkpoint)
     return embedding
+
+
+class _Learner:
+    """One embedding that is trained, (d,), and the frozen model by whose loss it is."""
+
+    def __init__(self, model, start, pin_norm, learning_rate, weight_decay, device, dtype):
+        from diffusers import DDPMScheduler
+
+        # Frozen parts may be in half precision as a whole; the embeddings, from which the gradient comes, may not.
+        with quiet("diffusers"), memory_advice(1):
+            self.text_encoder, self.vae = model.text_encoder.to(device), model.vae.to(device)
+            self.unet = model.unet.to(device, dtype)
+        self.noising = DDPMScheduler.from_config(model.scheduler_config)
+        self.device, self.dtype = device, dtype
+        self.vector = torch.nn.Parameter(start.to(device))
+        self.norm = self.vector.detach().norm() if pin_norm else None
+        self.optimizer = torch.optim.AdamW([self.vector], lr=learning_rate, weight_decay=weight_decay)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=dtype is torch.float16)
+
+    def embedding(self):
+        """The vector, of the norm at which it is held."""
+        return self.vector if self.norm is None else self.vector * (self.norm / self.vector.norm())
+
+    def encode(self, files, resolution, at_once):
+        """See `_encode`."""
+        with self._half():
+            return _encode(self.vae, files, resolution, self.device, at_once)
+
+    def step(self, batches):
+        """One step of the optimizer on several batches: latents, noise, times and tokens, as `_draw` gives them."""
+        for batch in batches:
+            with self._half():
+                on_device = (part.to(self.device) for part in batch)
+                loss = _denoising_loss(self.unet, self.text_encoder, self.noising, *on_device)
+            self.scaler.scale(loss / len(batches)).backward()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad()
+
+    def state(self):
+        """What a checkpoint keeps of it."""
+        return {
+            "vector": self.vector.detach().cpu(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+        }
+
+    def take_up(self, state, checkpoint):
+        """Go on from the `state` of a checkpoint, which the error names.
+
+        Raises:
+            UserError: it is the state of something else.
+        """
+        try:
+            with torch.no_grad():
+                self.vector.copy_(state["vector"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            if state["scaler"]:  # empty where there was none
+                self.scaler.load_state_dict(state["scaler"])
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            raise _not_a_checkpoint(checkpoint) from error
+
+    def _half(self):
+        return contextlib.nullcontext() if self.dtype is None else torch.autocast(self.device.type, self.dtype)
 
 
 def mean_embedding(model, class_name):
@@ -200,10 +235,6 @@ def _denoising_loss(unet, text_encoder, noising, clean, noise, times, tokens):
     if noising.config.prediction_type == "v_prediction":
         noise = noising.get_velocity(clean, noise, times)
     return F.mse_loss(predicted.float(), noise)
-
-
-def _pinned(vector, norm):
-    return vector if norm is None else vector * (norm / vector.norm())
 
 
 def _check_settings(numbers, learning_rate, weight_decay, resolution, flip, templates, mixed_precision, seed):
@@ -245,8 +276,13 @@ def _tokenized(tokenizer, token, templates):
     return tokenizer(texts, padding="max_length", return_tensors="pt").input_ids
 
 
-def _read_checkpoint(checkpoint, settings, steps):
-    """The state of a training with these settings and at most so many steps."""
+def _begun(checkpoint, settings, steps):
+    """The state of a training with these settings and at most so many steps; None where it has not begun."""
+    if not checkpoint:
+        return None
+    if not Path(checkpoint).exists():
+        check_writable(checkpoint)
+        return None
     state = load_pt(checkpoint, "the checkpoint", "remove it")
     try:
         differing = [key for key, value in settings.items() if state["settings"][key] != value]
@@ -266,19 +302,6 @@ def _read_checkpoint(checkpoint, settings, steps):
             "many"
         )
     return state
-
-
-def _resume(checkpoint, state, vector, optimizer, scaler):
-    """Take the state of a checkpoint; return how many steps it has done."""
-    try:
-        with torch.no_grad():
-            vector.copy_(state["vector"])
-        optimizer.load_state_dict(state["optimizer"])
-        if state["scaler"]:  # empty where there was none
-            scaler.load_state_dict(state["scaler"])
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-        raise _not_a_checkpoint(checkpoint) from error
-    return state["step"]
 
 
 def _not_a_checkpoint(path):

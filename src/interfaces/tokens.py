@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..runtime.errors import UserError
-from ..runtime.files import check_writable, write_file
+from ..runtime.files import check_writable, existing_file, write_file
 
 PLACEHOLDER = "<TOKEN>"  # where a prompt has the class
 CLASSES_FILE = "classes.json"  # of an encoder root
@@ -60,8 +60,14 @@ class ClassTokens:
 
 
 def load_class_tokens(encoder_root):
-    """The `ClassTokens` of an encoder root. Raises `UserError` unless the folder is one."""
+    """The `ClassTokens` of an encoder root.
+
+    Raises:
+        UserError: the folder is none, or is damaged.
+    """
     path = Path(encoder_root) / CLASSES_FILE
+    if path.exists():
+        existing_file(path, "the encoder root's", "make the encoder root again with create_token_dictionary")
     try:
         held = json.loads(path.read_text(encoding="utf-8"))
         lists, texts = [held[key] for key in ("tokens", "class_names")], [held["base_model"], held["fingerprint"]]

@@ -138,3 +138,105 @@ def suspected_noise(entry, by="svm"):
     if by == "confidence":
         return flagged(entry, by)
     return _has_direction(entry) & (entry["looks_like"] != entry["classes"]) & (entry["looks_like_values"] <= 0)
+
+
+# ---- by slice -------------------------------------------------------------------------------------------------------
+
+SHARES = ("errors", "equal")
+"""How slices share a budget: by their numbers of errors (size x error rate), or equally."""
+
+
+def shared_budget(slices, budget, how="errors"):
+    """How many images each slice gets, dict id -> int, `budget` in all.
+
+    Args:
+        slices: list of `confirmation.Slice`.
+        budget: int, 0 or more.
+        how: one of `SHARES`.
+
+    Returns:
+        dict: whole parts first, then one each to the largest remainders, the first of equals. Slices without an error
+        in the confirm part share equally where none has one.
+    """
+    if how not in SHARES:
+        raise UserError(f"there is no share by {how!r}; choose one of {', '.join(SHARES)}")
+    errors = np.array([one.size * one.error_rate if how == "errors" and one.size else 0.0 for one in slices])
+    weights = errors if errors.any() else np.ones(len(slices))
+    parts = budget * weights / weights.sum() if len(slices) else weights
+    counts = np.floor(parts + 1e-9).astype(int)
+    left = budget - counts.sum() if len(slices) else 0
+    counts[np.argsort(-(parts - counts), kind="stable")[:left]] += 1
+    return {one.id: int(count) for one, count in zip(slices, counts, strict=True)}
+
+
+def choose_by_slice(slices, counts, classes, slice_values):
+    """Positions of images for each slice, hardest first; an image is chosen once, by the first slice that takes it.
+
+    Args:
+        slices: list of `confirmation.Slice`, which choose in turn, an image each.
+        counts: dict id -> int.
+        classes: int (N,).
+        slice_values: (N, S), decision values of the slices of each image's class, by rank.
+
+    Returns:
+        dict id -> int64 (k,), fewer than its count where the class has no more.
+    """
+    orders = {}
+    for one in slices:
+        members = np.flatnonzero(classes == one.class_index)
+        values = slice_values[members, one.rank - 1]
+        orders[one.id] = iter(members[np.argsort(values, kind="stable")][: np.isfinite(values).sum()].tolist())
+    chosen, taken = {one.id: [] for one in slices}, set()
+    waiting = [one.id for one in slices if counts[one.id]]
+    while waiting:
+        for name in list(waiting):
+            position = next((at for at in orders[name] if at not in taken), None)
+            if position is not None:
+                taken.add(position)
+                chosen[name].append(position)
+            if position is None or len(chosen[name]) == counts[name]:
+                waiting.remove(name)
+    return {name: np.array(positions, dtype=np.int64) for name, positions in chosen.items()}
+
+
+def class_shares(slices, classes, budget, how="errors"):
+    """How many images each class gets where something else than the slices chooses: as many as its slices get.
+
+    Args:
+        slices: list of `confirmation.Slice`; those of other classes are left out.
+        classes: class numbers, that share equally where none has a slice.
+        budget, how: as in `shared_budget`.
+
+    Returns:
+        dict class -> int, `budget` in all.
+    """
+    slices = [one for one in slices if one.class_index in set(classes)]
+    counts = dict.fromkeys(classes, 0)
+    if not slices:
+        whole, left = divmod(budget, len(counts))
+        return {c: whole + (i < left) for i, c in enumerate(counts)}
+    shares = shared_budget(slices, budget, how)
+    for one in slices:
+        counts[one.class_index] += shares[one.id]
+    return counts
+
+
+def suspected_by_slice(slices, looks_like, classes, slice_values):
+    """(N,) bool: training examples that look like an image of another class which one of its slices flags.
+
+    As `suspected_noise` by "svm", with slices in place of that class's direction.
+
+    Args:
+        slices: list of `confirmation.Slice`.
+        looks_like, classes: int (N,).
+        slice_values: (N, S), of the slices of the class that each looks like, by rank.
+    """
+    return (looks_like != classes) & in_slices(slices, looks_like, slice_values)
+
+
+def in_slices(slices, classes, slice_values):
+    """(N,) bool: images that one of the slices flags. See `choose_by_slice` for the arguments."""
+    found = np.zeros(len(classes), dtype=bool)
+    for one in slices:
+        found |= (classes == one.class_index) & (slice_values[:, one.rank - 1] <= 0)
+    return found

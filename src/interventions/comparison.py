@@ -19,10 +19,21 @@ from ..runtime.files import write_csv
 from ..runtime.pt_files import INTEGERS, is_plain_tensor, load_pt
 from ..training.metrics import class_accuracies
 from ..training.run_folders import finished_versions
-from .choosing import in_minority
+from .choosing import in_minority, in_slices
 
 CONFIDENCE = 0.95
-SHOWN = ("overall", "worst class", "minority", "majority", *(f"{side} {k}" for side in SIDES for k in (20, 100, 200)))
+PLACEBO, PLACEBO_SEEDS = "placebo", 10**6  # a base trained anew with its seed and so many more
+FAILURES, WORST_FAILURE, REST = "failures", "worst failure", "rest"
+SHOWN = (
+    FAILURES,
+    WORST_FAILURE,
+    REST,
+    "overall",
+    "worst class",
+    "minority",
+    "majority",
+    *(f"{side} {k}" for side in SIDES for k in (20, 100, 200)),
+)
 
 
 @dataclass(frozen=True)
@@ -62,18 +73,20 @@ def load_run(path):
 
     Args:
         path: a run of ffcv_main.py, or a folder of such, at any depth, that differ in their seeds. Of two versions with
-            one seed the later counts, by its number.
+            one seed the later counts, by its number. A placebo's seed counts as that of the base that it repeats.
 
     Raises:
         UserError: there is none, or it has no classes (BCE).
     """
     seeds = {}
     for file in finished_versions(path):
-        content = load_pt(file, "predictions", "train the run again with ffcv_main.py")
+        content = load_pt(file, "predictions", "train the run again with failure-directions train")
         test = content.get("test") if isinstance(content, dict) else None
         whole = isinstance(test, dict) and {"indices", "labels", "preds"} <= set(test)
         if not whole or not isinstance(content.get("seed"), int):
-            raise UserError(f"{file} does not hold the predictions of a run; train it again with ffcv_main.py")
+            raise UserError(
+                f"{file} does not hold the predictions of a run; train it again with failure-directions train"
+            )
         if test["preds"] is None:
             raise UserError(
                 f"{file} is of a model of conditions (bce), whose runs can't be compared; compare metrics.csv"
@@ -81,17 +94,19 @@ def load_run(path):
         columns = {key: test[key] for key in ("indices", "labels", "preds")}
         plain = all(is_plain_tensor(column, 1, INTEGERS) for column in columns.values())
         if not plain or len(set(map(len, columns.values()))) > 1:
-            raise UserError(f"{file} is damaged; train the run again with ffcv_main.py")
-        seeds[content["seed"]] = {key: column.numpy() for key, column in columns.items()}
+            raise UserError(f"{file} is damaged; train the run again with failure-directions train")
+        seeds[content["seed"] % PLACEBO_SEEDS] = {key: column.numpy() for key, column in columns.items()}
     return seeds
 
 
 def measure(proc, predictions, where):
     """Accuracies of one run's test predictions, dict measure -> float, with the subgroups that a result names.
 
-    Overall, worst class, each class, the minority and the rest (where `spurious` is known), and the hard and the easy
-    subpopulations of K images, their mean over the classes: the images nearest to the hardest and easiest caption, or,
-    for a result without captions, those with the lowest and highest decision values.
+    Of a result that has kept images from all choices, on these alone (`FoundSlices.evaluate`). On what its confirmed
+    failures flag, on the worst of them, and on the rest; overall, worst class, each class, the minority and the rest
+    (where `spurious` is known), and the hard and the easy subpopulations of K images, their mean over the classes: the
+    images nearest to the hardest and easiest caption, or, for a result without captions, those with the lowest and
+    highest decision values.
 
     Args:
         proc: the `SVMProcessor` of the result of the same seed.
@@ -104,9 +119,14 @@ def measure(proc, predictions, where):
             f"{where} was tested on other images than {proc.path}; give runs and a result of the same data set and "
             "condition"
         )
-    correct = predictions["preds"] == labels
+    correct, found = predictions["preds"] == labels, proc.loaded.found
+    if found is not None and found.confirm == "test" and found.evaluate is not None:
+        rows = found.evaluate
+        test = {key: value[rows] for key, value in test.items() if key in _PER_IMAGE}
+        correct, labels = correct[rows], labels[rows]
     by_class = class_accuracies(correct, labels, proc.num_classes)
-    accuracies = {"overall": float(correct.mean()), "worst class": float(np.nanmin(by_class))}
+    accuracies = _on_failures(found.confirmed if found else [], test, correct)
+    accuracies |= {"overall": float(correct.mean()), "worst class": float(np.nanmin(by_class))}
     if "spuriouses" in test and "train" in proc.splits:
         rare = in_minority(test, proc.minority())
         if rare.any():
@@ -118,6 +138,29 @@ def measure(proc, predictions, where):
             if of_k:
                 accuracies[f"{side} {k}"] = float(np.mean(of_k))
     return accuracies | {f"class {name}": float(by_class[c]) for c, name in enumerate(proc.class_names)}
+
+
+_PER_IMAGE = (
+    "classes",
+    "spuriouses",
+    "slice_values",
+    "decision_values",
+    *(f"{side}_similarity" for side in SIDES),
+)
+
+
+def _on_failures(slices, test, correct):
+    """Accuracy on confirmed failures and on the rest, where there are any."""
+    flagged = [in_slices([one], test["classes"], test["slice_values"]) for one in slices]
+    flagged = [rows for rows in flagged if rows.any()]
+    if not flagged:
+        return {}
+    together = np.logical_or.reduce(flagged)
+    accuracies = {
+        FAILURES: float(correct[together].mean()),
+        WORST_FAILURE: min(float(correct[rows].mean()) for rows in flagged),
+    }
+    return accuracies | ({} if together.all() else {REST: float(correct[~together].mean())})
 
 
 def similarity(entry):
@@ -167,7 +210,11 @@ def save_rows(path, rows):
 
 
 def load_rows(path):
-    """Rows that `save_rows` wrote. Raises `UserError` where the file is missing or another."""
+    """The list of `Row`s that `save_rows` wrote.
+
+    Raises:
+        UserError: the file is missing, or is another.
+    """
     path = Path(path)
     if not path.is_file():
         raise UserError(f"comparison {path} does not exist; make it with failure-directions compare")

@@ -21,7 +21,7 @@ from ..data.image_sources import GENERATED
 from ..data.images import save_image
 from ..directions.results import CaptionRow, OutputFiles, read_table
 from ..embeddings.clip import clip_name, full_name
-from ..interfaces.defaults import DEFAULT_MODEL
+from ..interfaces.defaults import DEFAULT_MODEL, SCENES_MODEL
 from ..interfaces.inference_utils import calibrate_thresholds, clip_similarity
 from ..interfaces.tokens import load_class_tokens
 from ..loaders import make_loader
@@ -31,12 +31,11 @@ from ..runtime.files import atomic_path, write_csv
 from ..runtime.yaml_files import dump_yaml, read_yaml
 from ..training.evaluation import predict
 
-SCENES_DIFFUSION = Path(__file__).resolve().parent / "scenes_diffusion"  # see scripts/train_scenes_diffusion.py
 REAL_IMAGES = 200  # of a class, that thresholds are calibrated on
 MANIFEST_COLUMNS = ("path", "label", *GENERATED)
 _ANYTHING = "object"  # stands for the class where a caption is to say the shift alone
 SETTINGS, ATTEMPTS = "generation.yaml", "attempts.csv"
-_AGAIN = "make the result again with train_svms.py --captions"
+_AGAIN = "make the result again with failure-directions distil --captions"
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -75,13 +74,7 @@ def class_prompts(proc, captions, encoder_root=None):
         UserError: a result without captions, or of one condition; captions that are damaged or do not fit the caption
             set that they were made from; a class without a token; no class with a direction.
     """
-    if proc.loaded.dataset_config.bce:
-        raise UserError(
-            f"{proc.path} is of one condition, and an image of it would be without labels for the others; give a "
-            "result on classes"
-        )
-    if proc.loaded.svm_config.embedding != "clip" or not proc.args.get("captions"):
-        raise UserError(f"{proc.path} has no captions to make images of; {_AGAIN}")
+    _check_captioned(proc)
     numbers = [c for c in range(proc.num_classes) if c not in proc.skipped]
     if not numbers:
         raise UserError(f"no class of {proc.path} has a direction; take more validation images, or a lower svm_args.cv")
@@ -93,24 +86,56 @@ def class_prompts(proc, captions, encoder_root=None):
         name, generator = proc.class_names[c], generators[c]
         if captions != "neutral" and name not in first:
             raise UserError(f"the captions beside {proc.path} lack those of {name}; {_AGAIN}")
-        if encoder_root is not None and plain_name(name) not in tokens:
-            raise UserError(f"{encoder_root} has no token for the class {name}, only for {some(tokens)}")
-        caption = first.get(name, generator.reference)
-        bare = caption in (generator.reference, *generator.captions("noun"))
-        prompts.append(
-            ClassPrompt(
-                c,
-                caption,
-                caption if encoder_root is None else _with_noun(caption, generator, tokens[plain_name(name)]),
-                generator.reference,
-                None if bare else _with_noun(caption, generator, _ANYTHING),
-            )
-        )
+        prompts.append(_prompt(c, name, first.get(name, generator.reference), generator, encoder_root, tokens))
     return prompts
 
 
-def _first_captions(proc, side):
-    """dict class name -> the most extreme caption of a side, from `OUT_captions.csv`."""
+def slice_prompts(proc, captions, encoder_root=None):
+    """The `ClassPrompt` of every confirmed slice that has captions: dict id -> prompt, most harm first.
+
+    See `class_prompts` for the arguments and errors; `captions` is "hard" or "easy".
+    """
+    _check_captioned(proc)
+    if captions == "neutral":
+        raise UserError("--by-slices makes images of hard or easy captions; neutral ones name the class alone")
+    confirmed = proc.loaded.found.confirmed if proc.loaded.found else []
+    generators = get_caption_set(proc.args["captions"]).for_classes(proc.class_names)
+    first = _first_captions(proc, captions, slices=True)
+    tokens = {} if encoder_root is None else _tokens(encoder_root)
+    return {
+        one.id: _prompt(
+            one.class_index, one.class_name, first[one.id], generators[one.class_index], encoder_root, tokens
+        )
+        for one in confirmed
+        if one.id in first
+    }
+
+
+def _check_captioned(proc):
+    if proc.loaded.dataset_config.bce:
+        raise UserError(
+            f"{proc.path} is of one condition, and an image of it would be without labels for the others; give a "
+            "result on classes"
+        )
+    if proc.loaded.svm_config.embedding != "clip" or not proc.args.get("captions"):
+        raise UserError(f"{proc.path} has no captions to make images of; {_AGAIN}")
+
+
+def _prompt(c, name, caption, generator, encoder_root, tokens):
+    if encoder_root is not None and plain_name(name) not in tokens:
+        raise UserError(f"{encoder_root} has no token for the class {name}, only for {some(tokens)}")
+    bare = caption in (generator.reference, *generator.captions("noun"))
+    return ClassPrompt(
+        c,
+        caption,
+        caption if encoder_root is None else _with_noun(caption, generator, tokens[plain_name(name)]),
+        generator.reference,
+        None if bare else _with_noun(caption, generator, _ANYTHING),
+    )
+
+
+def _first_captions(proc, side, slices=False):
+    """dict class name (or id of a slice) -> the most extreme caption of a side, from `OUT_captions.csv`."""
     path = OutputFiles(proc.path).of(CaptionRow)
     if not path.is_file():
         raise UserError(f"{path} does not exist; {_AGAIN}")
@@ -118,9 +143,11 @@ def _first_captions(proc, side):
         rows = read_table(proc.path, CaptionRow)
     except UserError:
         rows = []
-    first = {row.class_name: row.caption for row in rows if (row.side, row.rank) == (side, 1)}
+    first = {row.class_name: row.caption for row in rows if (row.slice, row.side, row.rank) == ("", side, 1)}
     if not first or not all(first.values()) or not set(first) <= set(proc.class_names):
         raise UserError(f"{path} is damaged, or of another result; {_AGAIN}")
+    if slices:
+        return {row.slice: row.caption for row in rows if row.slice and (row.side, row.rank) == (side, 1)}
     return first
 
 
@@ -152,12 +179,7 @@ def clip_options(proc, device):
 def default_model(proc):
     """The diffusion model that goes with a result: that of the scenes where its CLIP is theirs."""
     scenes = clip_name(proc.loaded.svm_config) == full_name("scenes", None)
-    return "scenes" if scenes else DEFAULT_MODEL
-
-
-def model_path(name):
-    """What to give `load_pipeline` for a model's name, of which "scenes" is the embedded one."""
-    return str(SCENES_DIFFUSION) if name == "scenes" else name
+    return SCENES_MODEL if scenes else DEFAULT_MODEL
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -321,13 +343,17 @@ def accuracy_on_images(model, images, config, device):
     Returns:
         dict measure -> float, as `comparison.measure` names them: overall, worst class, and each class with images.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        split = extra_images_split(images, config, Path(folder) / "images.beton")
-        model = model.to(device, memory_format=torch.channels_last)
-        metrics = predict(model, make_loader(split, config, device), device).metrics(config.num_classes)
+    metrics = predictions_on_images(model, images, config, device).metrics(config.num_classes)
     by_class = {
         f"class {name}": value
         for name, value in zip(config.names, metrics["per_class_accuracy"].tolist(), strict=True)
         if not np.isnan(value)
     }
     return {"overall": metrics["accuracy"], "worst class": min(by_class.values()), **by_class}
+
+
+def predictions_on_images(model, images, config, device):
+    """A model's `Predictions` on such images, in the order of the manifest's rows."""
+    with tempfile.TemporaryDirectory() as folder:
+        split = extra_images_split(images, config, Path(folder) / "images.beton")
+        return predict(model.to(device, memory_format=torch.channels_last), make_loader(split, config, device), device)

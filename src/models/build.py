@@ -67,7 +67,7 @@ def pretrained_torchvision(arch, **build_args):
 
 
 def pretrained_timm(arch, weights=None):
-    """A timm model with its pretrained weights, from the hub's cache or downloaded into it, or with those of a file.
+    """A timm model with its pretrained weights: those of a file, of a package, of the hub's cache, or downloaded.
 
     Args:
         weights: a file with a state dict (torch, or safetensors); None for timm's own.
@@ -84,7 +84,10 @@ def pretrained_timm(arch, weights=None):
         fill(model, found, unexpected, f"{weights} are not those of timm's {arch}", "give its own")
         return model
     from ..runtime.hub import without_retries
+    from .lite import ARCH, has_lite_weights, lite_network
 
+    if arch == ARCH and has_lite_weights():
+        return lite_network()
     try:
         with without_retries():
             return timm.create_model(arch, pretrained=True)

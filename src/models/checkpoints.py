@@ -49,7 +49,7 @@ def load_checkpoint(path, config=None):
     Raises:
         UserError: the file is missing, truncated, hostile or of another architecture.
     """
-    content = load_pt(path, "checkpoint", "train it again with ffcv_main.py")
+    content = load_pt(path, "checkpoint", "train it again with failure-directions train")
     state = weights_in(content) if isinstance(content, dict) and "state_dict" in content else None
     if state is None:
         raise UserError(f"checkpoint {path} has no state_dict; give a checkpoint_last.pt or checkpoint_best.pt")
@@ -65,7 +65,10 @@ def load_checkpoint(path, config=None):
         raise UserError(f"checkpoint {path} holds {_describe(names)}, but the config asks for {_describe(wanted)}")
     # Weights come from the file, so pretrained ones need not be fetched.
     arch_type = "resnet" if names["arch_type"] == "pretrained_resnet" else names["arch_type"]
-    model = build_model(arch_type, names["arch"], names["num_classes"])
+    try:
+        model = build_model(arch_type, names["arch"], names["num_classes"])
+    except UserError as error:
+        raise UserError(f"checkpoint {path} cannot be built: {error}") from error
     found, unexpected, _ = under_own_names(state, model.state_dict())
     fits = f"checkpoint {path} do not fit {_describe(names)}"
     fill(model, found, unexpected, fits, "give the config that it was trained with")
@@ -73,6 +76,23 @@ def load_checkpoint(path, config=None):
         check_input(model, f"{names['arch_type']} {names['arch']}", config.imgsz)
     metadata = content.get("run_metadata")
     return Checkpoint(model, dict(names), metadata if isinstance(metadata, dict) else {}, content.get("training_state"))
+
+
+def about_training(path, checkpoint):
+    """A sentence where the training of a `Checkpoint` was interrupted, else None.
+
+    Raises:
+        UserError: it has finished no epoch, so that its failures would be those of a network that is not trained.
+    """
+    epoch, config = checkpoint.run_metadata.get("epoch"), checkpoint.run_metadata.get("config")
+    if epoch == 0:
+        raise UserError(f"checkpoint {path} is of 0 finished epochs, a network that is not trained: train it first")
+    training = config.get("training") if isinstance(config, dict) else None
+    epochs = training.get("epochs") if isinstance(training, dict) else None
+    # The best checkpoint is of an earlier epoch in a finished run, too; the last is what --resume goes on from.
+    if isinstance(epoch, int) and isinstance(epochs, int) and epoch < epochs and checkpoint.training_state:
+        return f"checkpoint {path} is of an interrupted run: {epoch} of {epochs} epochs; --resume finishes it"
+    return None
 
 
 def model_names(config):

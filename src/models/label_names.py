@@ -44,12 +44,17 @@ def match_labels(class_names, outputs, labels=None, aliases=None):
     numbers = all(name.isdecimal() for name in class_names)
     if labels is None or (numbers and not set(class_names) <= set(labels)):
         return _by_number(class_names, outputs, labels, numbers)
-    found, kinds = [], defaultdict(list)
+    found, kinds, unknown = [], defaultdict(list), []
     levels = _levels(labels, aliases)
     for name in class_names:
         kind, output = _output_of(name, levels, labels)
+        if output is None:
+            unknown.append(name)
+            continue
         found.append(output)
         kinds[kind].append(f"{name} = {output} {labels[output]}")
+    if unknown:
+        raise _unmatched(unknown, class_names, labels)
     if len(set(found)) < len(found):
         first, second = next(
             (class_names[i], class_names[j]) for j in range(len(found)) for i in range(j) if found[i] == found[j]
@@ -121,5 +126,14 @@ def _output_of(name, levels, labels):
                 f"the class {name} may be any of the model's {' and '.join(f'{i} {labels[i]}' for i in outputs)}: name "
                 "the folder as the one is called in full, or by its synset (n0...)"
             )
-    hint = nearest(name, labels, "rename them alike, or give the outputs' names in their order with --label-names")
-    raise UserError(f"the class {name} is none of the model's {len(labels)} outputs ({some(labels)}); {hint}")
+    return "", None
+
+
+def _unmatched(unknown, class_names, labels):
+    """The error of classes that are no output, with both lists."""
+    hint = nearest(
+        unknown[0], labels, "rename them alike, or give the outputs' names in their order with --label-names"
+    )
+    what = f"the class {unknown[0]} is" if len(unknown) == 1 else f"the classes {some(unknown)} are"
+    outputs = f"the model's {len(labels)} outputs ({some(labels)})"
+    return UserError(f"{what} none of {outputs}; the classes are {some(class_names)}; {hint}")

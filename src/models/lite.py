@@ -22,7 +22,11 @@ def has_lite_weights():
 
 
 def lite_state_dict():
-    """The weights under timm's names. Raises `UserError` with pip's line where the package is not installed."""
+    """The weights under timm's names, a dict of tensors.
+
+    Raises:
+        UserError: the package is not installed; the line for pip is told.
+    """
     import timm
 
     package = importlib.util.find_spec(PACKAGE)

@@ -20,7 +20,7 @@ from ..runtime.english import nearest, some
 from ..runtime.errors import UserError
 from ..runtime.pt_files import check_weights_folder, load_tensors
 from .build import pretrained_timm, pretrained_torchvision, weights_digest
-from .checkpoints import load_checkpoint
+from .checkpoints import about_training, load_checkpoint
 from .features import find_last_linear
 from .preprocessing import Preprocessing, hf_preprocessing, of_checkpoint, timm_preprocessing, torchvision_preprocessing
 from .weights import fill, fitted_model, under_own_names, weights_in
@@ -108,7 +108,7 @@ def load_model(spec, arch=None, size=None, mean=None, std=None):
         model = _from_file(Path(spec).expanduser(), arch, size, mean, std)
     else:
         near = nearest(spec, _timm_names(), "") if "/" not in spec and "." not in spec else ""
-        hint = f"; {near.removesuffix('?').replace('did you mean ', 'did you mean timm:')}?" if near else ""
+        hint = f"; {near.replace('did you mean ', 'did you mean timm:')}" if near else ""
         raise UserError(f"the model {spec} is no file and none of the forms known: give {KINDS}{hint}")
     return _probed(replace(model, name=spec))
 
@@ -241,16 +241,11 @@ def _own_checkpoint(path, arch, size, mean, std):
     names = checkpoint.build_params
     if arch is not None:
         raise UserError(f"checkpoint {path} says its architecture itself ({names['arch']}): leave --arch out")
-    epoch = checkpoint.run_metadata.get("epoch")
-    if epoch == 0:
-        raise UserError(f"checkpoint {path} is of 0 finished epochs, a network that is not trained: train it first")
+    interrupted = about_training(path, checkpoint)
     config = checkpoint.run_metadata.get("config")
     config = config if isinstance(config, dict) else {}
     labels = config.get("class_names")
-    epochs = (config.get("training") or {}).get("epochs")
-    notes = ()
-    if isinstance(epoch, int) and isinstance(epochs, int) and epoch < epochs and Path(path).stem.endswith("last"):
-        notes = (f"checkpoint {path} is of an interrupted run: {epoch} of {epochs} epochs",)
+    notes = (interrupted,) if interrupted else ()
     if names["arch_type"] == "timm" and not config:
         preprocessing = timm_preprocessing(checkpoint.model, size, mean, std)
     else:
@@ -362,6 +357,11 @@ def _probed(model):
         ) from error
     if not isinstance(logits, torch.Tensor) or logits.dim() != 2:
         raise UserError(f"the model {model.name} is no image classifier: it does not give one row of numbers an image")
+    if not logits.isfinite().all():
+        raise UserError(
+            f"the model {model.name} gives NaN or infinite numbers for a grey image: its weights are damaged, or were "
+            "trained to that; train it again"
+        )
     outputs = logits.shape[1]
     if model.labels is not None and len(model.labels) != outputs:
         model = replace(model, labels=None, aliases=None)

@@ -46,7 +46,7 @@ def load_image_model(arch=None, model_path=None):
 
 
 def _from_file(arch, path):
-    content = load_tensors(path, "checkpoint", "give a state dict, or a checkpoint of ffcv_main.py")
+    content = load_tensors(path, "checkpoint", "give a state dict, or a checkpoint of failure-directions train")
     if isinstance(content, dict) and "build_params" in content:
         checkpoint = load_checkpoint(path)
         if "config" in checkpoint.run_metadata:

@@ -25,7 +25,13 @@ _WRAPPERS = re.compile(r"(^|\.)(?:(?:_orig_mod|module|_fsdp_wrapped_module|_chec
 def load_weights(path, what="weights", hint="give a file with a state dict"):
     """The state dict of a file, .safetensors or torch's: name -> tensor, by the names of the bare model.
 
-    `what` and `hint` word the error. Raises `UserError` where there is none, and as `load_tensors`.
+    Args:
+        path: of the file.
+        what: names it in the error.
+        hint: what to do, for the error.
+
+    Raises:
+        UserError: there is none, or the file is not to be loaded (`load_tensors`).
     """
     state = weights_in(load_tensors(path, what, hint))
     if state is None:
@@ -61,9 +67,14 @@ def fitted_model(build, state, what, hint="correct --arch"):
     Args:
         build: number of outputs -> a model, freshly initialised.
         state: dict of tensors, under any wrappers' names.
-        what: names file and architecture, such as "w.pt do not fit resnet18", for the error; hint: what to do.
+        what: names file and architecture, such as "w.pt do not fit resnet18", for the error.
+        hint: what to do, for the error.
 
-    Raises `UserError` naming the first weights that do not fit.
+    Returns:
+        (model, list of str): the names sorted.
+
+    Raises:
+        UserError: some weights do not fit; the first are named.
     """
     model = build(1)
     layer = find_last_linear(model)
@@ -85,7 +96,8 @@ def under_own_names(state, wanted, head=None):
     """Weights under the model's own names, unexpected ones beside them, and those of something else.
 
     Args:
-        state: dict of tensors, under any wrappers' names. wanted: the model's names.
+        state: dict of tensors, under any wrappers' names.
+        wanted: the model's names.
         head: name of the model's last linear layer. Where only its weights are not found, and the file has one other
             linear layer, as where a `backbone.` and a `head.` are trained together, that is it.
 
@@ -129,7 +141,16 @@ def _take_head(found, rest, head, wanted):
 
 
 def fill(model, found, unexpected, what, hint="correct --arch"):
-    """Put the weights that `under_own_names` gave into a model. Raises `UserError` naming the first that do not fit."""
+    """Put the weights that `under_own_names` gave into a model.
+
+    Args:
+        model: has its weights changed.
+        found, unexpected: dicts of tensors, the first two that `under_own_names` gave.
+        what, hint: word the error, as in `fitted_model`.
+
+    Raises:
+        UserError: some do not fit; the first are named.
+    """
     own = model.state_dict()
     # Counters of batches, which older files lack and nothing depends on.
     missing = [key for key in own if key not in found and not key.endswith("num_batches_tracked")]

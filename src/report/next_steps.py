@@ -20,8 +20,12 @@ def next_steps(result, path, tested):
     """`Step`s after looking at a result.
 
     Args:
-        result: a `Result`. path: of its file; None where it is in memory alone.
+        result: a `Result`.
+        path: of its file; None where it is in memory alone.
         tested: `slices.Tested`, or None where no failure was tested.
+
+    Returns:
+        list of `Step`, in the order in which they are worth doing: one at least.
     """
     trained_here = result.dataset_config is not None
     steps = [_test_again(result)] if tested is None and trained_here else []
@@ -38,6 +42,10 @@ def next_steps(result, path, tested):
                 else [f'fd.load("{path}").score(new_embeddings, predictions)'],
             )
         )
+        if path is not None and "--model" in shlex.split(result.made_from.get("command", "")):
+            folder = Path(path).parent
+            pool = command("intervene", "add", svm=path, pool="FOLDER", budget=200, out=folder / "to_label.csv")
+            steps.append(Step("Or have those that are worth a label most picked from a folder of new images.", [pool]))
     steps.append(_more_images(result, tested))
     return steps
 
@@ -48,9 +56,9 @@ def command(*words, **options):
 
 
 def command_line(args):
-    """The call of train_svms.py that a result's `args` record, as it could be typed."""
+    """The call of `failure-directions distil` that a result's `args` record, as it could be typed."""
     repeated = {name: tuple(value) if isinstance(value, list) else value for name, value in args.items()}
-    return shlex.join(["python", "train_svms.py", *_typed(repeated)])
+    return command("distil", **repeated)
 
 
 def _typed(options):

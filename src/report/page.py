@@ -14,10 +14,11 @@ import yaml
 from markupsafe import Markup, escape
 
 from ..directions.galleries import MissingBeton, SVMProcessor
-from ..runtime.files import atomic_path, check_writable
+from ..runtime.files import atomic_path, check_writable, unchanged
+from .decoded import read_decoded
 from .next_steps import command_line, next_steps
 from .slices import MOST_SECTIONS as MOST_SLICES
-from .slices import add_slice_images, interval_in_points, percent, summarise_slices, whole
+from .slices import add_slice_images, add_words, interval_in_points, percent, summarise_slices, whole
 from .summaries import (
     add_captions,
     add_feature_images,
@@ -35,38 +36,70 @@ TEMPLATES = Path(__file__).parent / "templates"
 MOST_SECTIONS = 1000
 
 
-def write_report(result, out_path, root=None, split="test", compared=None, sparse=None):
+def write_report(result, out_path, root=None, split="test", compared=None, sparse=None, decoded=None, title=None):
     """Write the report of a result as one HTML file, atomically; return its path.
 
-    result: `OUT.pt` of train_svms.py, beside which OUT_captions.csv and OUT_subpopulations.csv are shown as well, or an
-    `SVMProcessor`.
-    root: folder of the betons, by default the one that the result was made with; where they are missing the report has
-    no images and says so. split: whose images and accuracies are shown. compared: what failure-directions compare was
-    given as --out; its table and figure make the section "before and after". sparse: what sparse_main.py was given as
-    --out-path, on the same model; each class then shows the sparse features that separate its hard and easy images.
-    Raises `UserError` for an `out_path` that cannot be written, a result that is none or has no such split, and betons
-    of another data set.
+    Args:
+        result: `OUT.pt` of train_svms.py, beside which its CSVs of words, captions and subpopulations are shown,
+            or an `SVMProcessor`.
+        out_path: the HTML file.
+        root: folder of the betons, by default the one that the result was made with; where they are missing the report
+            has no images and says so.
+        split: whose images and accuracies are shown.
+        compared: what failure-directions compare was given as --out; its table and figure make the section "before and
+            after", or that of two models "the next model".
+        sparse: what sparse_main.py was given as --out-path, on the same model; each class then shows the sparse
+            features that separate its hard and easy images.
+        decoded: what failure-directions decode was given as --out; its strips make the section "along the direction".
+        title: by default the result's name.
+
+    Returns:
+        `out_path`, as a `Path`.
+
+    Raises:
+        UserError: `out_path` cannot be written; the result is none, or has no such split; the betons are of another
+            data set, or the sparse layer of another model.
     """
     out_path = Path(out_path)
     check_writable(out_path)
-    proc = result
-    if not isinstance(result, SVMProcessor):
-        proc = SVMProcessor(result, root, get_unlabeled=split == "unlabeled")
-    html = render_report(
-        proc,
-        split,
-        read_comparison(compared) if compared else None,
-        read_sparse(sparse, proc, split) if sparse else None,
-    )
+    with unchanged(getattr(result, "path", result)):
+        proc = result
+        if not isinstance(result, SVMProcessor):
+            proc = SVMProcessor(result, root, get_unlabeled=split == "unlabeled")
+        html = render_report(
+            proc,
+            split,
+            read_comparison(compared) if compared else None,
+            read_sparse(sparse, proc, split) if sparse else None,
+            read_decoded(decoded) if decoded else None,
+            title,
+        )
     with atomic_path(out_path) as temporary:
         temporary.write_text(html, encoding="utf-8")
     return out_path
 
 
-def render_report(proc, split="test", comparison=None, sparse=None):
-    """The report of an `SVMProcessor`, and maybe a `Comparison` and a `SparseResult`, as a string of HTML."""
+def render_report(proc, split="test", comparison=None, sparse=None, decoded=None, title=None):
+    """The report as a string of HTML.
+
+    Args:
+        proc: `SVMProcessor`.
+        split: whose images and accuracies are shown.
+        comparison: `summaries.Comparison`, a list of `next_model.ModelRow`, or None.
+        sparse: `SparseResult` of the same model, or None.
+        decoded: `decoded.Decoded`, or None.
+        title: by default the result's name.
+
+    Returns:
+        str: one page that needs no other file.
+
+    Raises:
+        UserError: the result has no such split, or its betons are of another data set.
+    """
     metrics = proc.metrics(split)
     tested = summarise_slices(proc)
+    if tested:
+        add_words(tested, proc)
     summaries = summarise_classes(proc, split)
     add_minority(summaries, proc, split)
     add_captions(summaries, proc, split)
@@ -112,7 +145,7 @@ def render_report(proc, split="test", comparison=None, sparse=None):
         script=Markup(script),
         # The page's own script, and no other, may run, whatever a class is called.
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        title=proc.path.stem if proc.in_file else "Failures of a model",
+        title=title or (proc.path.stem if proc.in_file else "Failures of a model"),
         result_path=str(proc.path) if proc.in_file else "",
         split=split,
         count=len(metrics["ytrue"]),
@@ -124,13 +157,18 @@ def render_report(proc, split="test", comparison=None, sparse=None):
         sections=sections,
         skipped=[summary for summary in summaries if summary.skipped],
         no_images=no_images,
-        comparison=comparison,
+        thing="image" if proc.texts(split) is None else "text",
+        comparison=None if isinstance(comparison, list) else comparison,
+        next_model=comparison if isinstance(comparison, list) else None,
+        decoded=decoded,
         sparse=sparse and str(sparse.folder),
         most_images=most_images,
         largest_side=largest_side,
         reduced=reduced,
         embedding=proc.loaded.svm_config.embedding if proc.loaded.svm_config else None,
-        command=command_line(proc.args) if proc.loaded.dataset_config else "",
+        command=command_line(proc.args) if proc.loaded.dataset_config else proc.loaded.made_from.get("command", ""),
+        made_from={what: told for what, told in proc.loaded.made_from.items() if what != "command"},
+        notes=proc.loaded.notes,
         configs={
             name.replace("_", " "): yaml.safe_dump(
                 getattr(proc.loaded, name).model_dump(), sort_keys=False, allow_unicode=True

@@ -5,8 +5,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from ..captions.describing import in_words
 from ..directions.confirmation import CONFIRMED, NEAR_DUPLICATE, TOO_FEW, Slice, wilson_interval
-from .thumbnails import image_limit, images_a_side, knows_confidences, thumbnails
+from ..directions.galleries import knows_confidences
+from ..directions.results import WordRow
+from .thumbnails import image_limit, images_a_side, thumbnails
 
 MOST_SECTIONS = 300  # slices that are shown in full
 MOST_SENTENCES = 12  # in the lead; the others fold
@@ -36,8 +39,14 @@ class Confusion:
 
 @dataclass(frozen=True)
 class Tenth:
-    """Errors in a tenth of a class: `low` and `high` are Wilson's interval; `of_top` are rate, low and high as shares
-    of the highest interval's end, for a chart."""
+    """Errors in a tenth of a class.
+
+    Attributes:
+        count, errors: images, and those of them on which the model is wrong.
+        rate: errors / count.
+        low, high: ends of Wilson's interval of the rate.
+        of_top: rate, low and high as shares of the highest interval's end among the tenths, for a chart.
+    """
 
     count: int
     errors: int
@@ -51,8 +60,12 @@ class Tenth:
 class Scatter:
     """Decision value (to the right) against confidence (up), drawn: SVG paths in a box of `WIDTH` x `HEIGHT`.
 
-    right: dots; wrong: crosses; zero: x of the decision value 0; least, most: the decision values at both ends;
-    shown, count: images drawn and images there are.
+    Attributes:
+        right: a dot for each image on which the model is right.
+        wrong: a cross for each on which it is not.
+        zero: x of the decision value 0, in units of the box.
+        least, most: the decision values at both ends.
+        shown, count: images drawn, and images there are.
     """
 
     right: str
@@ -93,8 +106,17 @@ def claim(one, count):
 
 
 def taken_for(preds, wrong, c):
-    """How a class's (n,) errors are taken: ("mostly", class) where most are taken for one class, ("most often", class)
-    where that is the commonest of several, (None, -1) where there is no error or no commonest class."""
+    """What a class's errors are taken for.
+
+    Args:
+        preds: int (n,), predicted classes.
+        wrong: bool (n,), where the model errs.
+        c: the class of these images.
+
+    Returns:
+        ("mostly", class) where more than half of the errors are taken for one class, ("most often", class) where it is
+        the commonest of several, (None, -1) where there is no error or no commonest class.
+    """
     names, counts = np.unique(preds[wrong & (preds != c)], return_counts=True)
     first = int(counts.argmax()) if len(names) else 0
     if not len(names) or (counts == counts[first]).sum() > 1:
@@ -112,7 +134,15 @@ def beyond_confidence(q, fdr):
 def confusions(flagged, rest, c, class_names, most=MOST_CONFUSIONS):
     """`Confusion`s of class c: right ones first, then the commonest among the flagged, then all others as one.
 
-    flagged, rest: int, the predictions of each.
+    Args:
+        flagged: int (m,), predictions on the images that a slice flags.
+        rest: int (n,), those on the rest of the class.
+        c: the class.
+        class_names: names by class index.
+        most: classes that are told by name, beside c.
+
+    Returns:
+        list of `Confusion`; their shares add to 1 where there is an image.
     """
     counts = [np.bincount(preds, minlength=len(class_names)) for preds in (flagged, rest)]
     shares = [count / max(1, len(preds)) for count, preds in zip(counts, (flagged, rest), strict=True)]
@@ -135,9 +165,15 @@ def confusions(flagged, rest, c, class_names, most=MOST_CONFUSIONS):
 
 
 def errors_by_tenth(values, wrong, level=LEVEL):
-    """`Tenth`s of images by decision value (n,), hardest first: ten, or n where there are fewer.
+    """Errors from the hard end of a class to its easy end.
 
-    wrong: bool (n,). Sizes differ by at most one.
+    Args:
+        values: (n,), decision values; lowest is hardest.
+        wrong: bool (n,), where the model errs.
+        level: of Wilson's intervals.
+
+    Returns:
+        list of `Tenth`, hardest first: ten, or n where there are fewer; their sizes differ by at most one.
     """
     ordered = np.asarray(wrong)[np.argsort(values, kind="stable")]
     tenths = []
@@ -158,7 +194,15 @@ def scatter(values, confs, wrong, flagged, most=POINTS):
     """A `Scatter` of a class's images: all that are flagged, and of the others as many as make at most `most`, evenly
     by decision value.
 
-    values, confs, wrong, flagged: (n,).
+    Args:
+        values: (n,), decision values.
+        confs: (n,), probabilities of the true label, 0..1.
+        wrong: bool (n,), where the model errs.
+        flagged: bool (n,), images of the slice.
+        most: images to draw.
+
+    Returns:
+        `Scatter`; the decision value 0 always lies in it.
     """
     others = np.flatnonzero(~flagged)
     others = others[np.argsort(values[others], kind="stable")]
@@ -197,13 +241,19 @@ class SliceSummary:
     """A slice as the page shows it; what lies below `would_do` is filled in for confirmed ones alone.
 
     Attributes:
-        number: place by harm, from 1; the page uses it for anchors. found: the `Slice`.
-        count: images of its class in the confirm part. share: of them that it flags.
+        number: place by harm, from 1; the page uses it for anchors.
+        found: the `Slice`.
+        count: images of its class in the confirm part.
+        share: of them that it flags.
         several: its class has several confirmed slices.
         claim, how, wrong_as, beyond: parts of its sentence; see `claim`, `taken_for`, `beyond_confidence`.
         would_do: what would settle it, where it is not confirmed.
         confusions, tenths, scatter: see there; the scatter is None without probabilities.
-        hardest: `Thumbnail`s of its images; typical: of right ones of the rest, nearest their median decision value.
+        hardest: `Thumbnail`s of its images.
+        typical: those of right ones of the rest, nearest their median decision value.
+        typical_positions: int (n,), where these lie in the confirm part.
+        said: what its images have in common, in words; "" where nobody asked.
+        words: `WordRow`s, the statements that were asked.
     """
 
     number: int
@@ -222,6 +272,8 @@ class SliceSummary:
     hardest: list = field(default_factory=list)
     typical: list = field(default_factory=list)
     typical_positions: np.ndarray | None = field(default=None, repr=False)
+    said: str = ""
+    words: list = field(default_factory=list)
 
     @property
     def confirmed(self):
@@ -244,15 +296,22 @@ class Tested:
     """What the failures of a result come to; counts are of the confirm part, named `confirm`.
 
     Attributes:
-        slices: list of `SliceSummary`, most harm first. sections: those that are shown in full.
-        images, accuracy: of the confirm part. in_confirmed, errors_in_confirmed: share of its images, and of the
-            model's errors on them, that lie in confirmed slices.
+        slices: list of `SliceSummary`, most harm first.
+        directions: whether the single directions were tested, too.
+        sections: those that are shown in full.
+        find, confirm: names of the parts.
+        fdr: level of the Benjamini-Hochberg procedure.
+        seed: of the search.
+        images, accuracy: of the confirm part.
+        in_confirmed, errors_in_confirmed: share of its images, and of the model's errors on them, that lie in confirmed
+            slices.
         without: names of the classes without a confirmed slice, and why none was sought in them, or "".
         nearest: the slice with too few images for which the fewest would do, or None.
         cautions: sentences on what makes the tests too hopeful.
     """
 
     slices: list
+    directions: bool
     sections: list
     find: str
     confirm: str
@@ -323,6 +382,7 @@ def summarise_slices(proc):
     enough = [one for one in slices if one.found.images_needed is not None]
     return Tested(
         slices=slices,
+        directions=bool(found.directions),
         sections=sections,
         find=found.find,
         confirm=found.confirm,
@@ -389,10 +449,27 @@ def _show(summary, proc, found, most_points):
     summary.typical_positions = nearest_the_median(values, members[~flagged & ~wrong], images_a_side(1) // 2)
 
 
-def add_slice_images(tested, proc, budget):
-    """Fill in `hardest` and `typical` of the sections of a `Tested`, in at most `budget` bytes of base64.
+def add_words(tested, proc):
+    """Fill in `said` and `words`; nothing where the result was not described."""
+    rows = proc.rows(WordRow)
+    for one in tested.sections if rows else ():
+        one.words = [row for row in rows if row.slice == one.found.id]
+        one.said = in_words(one.words)
 
-    Returns the bytes used. Raises `MissingBeton` where there are no images.
+
+def add_slice_images(tested, proc, budget):
+    """Fill in `hardest` and `typical` of the sections of a `Tested`.
+
+    Args:
+        tested: `Tested`.
+        proc: `SVMProcessor` of the same result.
+        budget: bytes of base64.
+
+    Returns:
+        int: the bytes used.
+
+    Raises:
+        MissingBeton: there are no images.
     """
     most = images_a_side(len(tested.sections))
     limit = image_limit(budget, len(tested.sections) * (most + most // 2))
@@ -402,5 +479,5 @@ def add_slice_images(tested, proc, budget):
         of_slice = values[:, summary.found.rank - 1]
         summary.hardest, _ = thumbnails(proc, tested.confirm, summary.found.members[:most], of_slice, limit)
         summary.typical, _ = thumbnails(proc, tested.confirm, summary.typical_positions[: most // 2], of_slice, limit)
-        used += sum(len(image.uri) for image in (*summary.hardest, *summary.typical))
+        used += sum(len(image.uri or image.text) for image in (*summary.hardest, *summary.typical))
     return used

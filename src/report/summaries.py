@@ -7,10 +7,15 @@ from pathlib import Path
 
 import numpy as np
 
+from ..directions.confirmation import Claim
 from ..directions.galleries import ends
 from ..directions.minority import attribute_rates, minority_precision
-from ..directions.results import SIDES, CaptionRow, SubpopulationRow, read_table
-from ..interventions.comparison import load_rows, main_table
+from ..directions.results import SIDES, CaptionRow, SubpopulationRow
+from ..interventions.comparison import PLACEBO, load_rows, main_table
+from ..interventions.costs import load_costs, mean_costs
+from ..interventions.next_model import is_of_models
+from ..interventions.next_model import load_rows as load_model_rows
+from ..interventions.verdict import load_verdicts
 from ..runtime.errors import UserError
 from ..sparse.reading.debugging import SeparatingFeature, separating_features
 from ..sparse.reading.results import SparseResult, top_positions
@@ -41,6 +46,7 @@ class ClassSummary:
         hardest, easiest: lists of `Thumbnail`.
         features: list of `FeatureRow`, where a sparse layer is known.
         confirmed: number of confirmed slices, None where none was sought.
+        direction: the `confirmation.Claim` of its single direction, None where that was not tested.
     """
 
     number: int
@@ -61,13 +67,15 @@ class ClassSummary:
     easiest: list = field(default_factory=list)
     features: list = field(default_factory=list)
     confirmed: int | None = None
+    direction: Claim | None = None
 
 
 def accuracy_by_decile(decision_values, right):
     """Accuracy of the base model in each tenth of a class, hardest first.
 
     Args:
-        decision_values: (n,); right: (n,), 1 where the base model is right.
+        decision_values: (n,); lowest is hardest.
+        right: (n,), 1 where the base model is right.
 
     Returns:
         list of (accuracy, number of examples): ten, or n where there are fewer; sizes differ by at most one.
@@ -83,6 +91,7 @@ def summarise_classes(proc, split):
     right, flagged, values = metrics["ytrue"] == 1, metrics["ypred"] == 0, metrics["decision_values"]
     found = proc.loaded.found
     confirmed = None if found is None else Counter(one.class_index for one in found.confirmed)
+    directions = {} if found is None else {one.class_index: one for one in found.directions}
     summaries = []
     for c, name in enumerate(proc.class_names):
         members = proc.ordering(c, split, "confidence")
@@ -96,6 +105,7 @@ def summarise_classes(proc, split):
             summary.deciles = accuracy_by_decile(values[members], right[members])
         if confirmed is not None:
             summary.confirmed = confirmed[c]
+            summary.direction = directions.get(c)
         summaries.append(summary)
     return summaries
 
@@ -123,13 +133,14 @@ def add_captions(summaries, proc, split):
     if "captions" in proc.args and not proc.args["captions"]:
         return  # made without captions: CSVs that are there were left by an earlier run
     by_name = {summary.name: summary for summary in summaries}
-    for row in read_table(proc.path, CaptionRow):
-        _of_row(row, by_name, proc).captions[row.side].append(row)
+    for row in proc.rows(CaptionRow):
+        if not row.slice:
+            _of_row(row, by_name, proc).captions[row.side].append(row)
     for summary in summaries:
         for rows in summary.captions.values():
             rows.sort(key=lambda row: row.rank)
     found = {}
-    for row in read_table(proc.path, SubpopulationRow):
+    for row in proc.rows(SubpopulationRow):
         if row.split in (split, ""):
             number = _of_row(row, by_name, proc).number
             sides = {"class_accuracy": row.class_accuracy, **dict.fromkeys(SIDES, math.nan)}
@@ -142,16 +153,26 @@ def _of_row(row, by_name, proc):
     if row.class_name not in by_name:
         raise UserError(
             f"a CSV beside {proc.path} names the class {row.class_name!r}, which the result does not have; write both "
-            "again with train_svms.py"
+            "again with failure-directions distil"
         )
     return by_name[row.class_name]
 
 
 def add_galleries(summaries, proc, split, budget=IMAGE_BUDGET):
-    """Fill in `hardest` and `easiest` within `budget` bytes of base64.
+    """Fill in `hardest` and `easiest`.
 
-    Returns the most images of a side, their longest side in pixels, and whether the budget made any smaller or fewer.
-    Raises `MissingBeton` where there are no images.
+    Args:
+        summaries: list of `ClassSummary`.
+        proc: `SVMProcessor` of the same result.
+        split: whose images.
+        budget: bytes of base64.
+
+    Returns:
+        (int, int, bool): the most images of a side, their longest side in pixels, and whether the budget made any
+        smaller or fewer.
+
+    Raises:
+        MissingBeton: there are no images.
     """
     shown = [summary for summary in summaries if not summary.skipped and summary.count]
     values = proc.metrics(split)["decision_values"]
@@ -177,19 +198,30 @@ class FeatureRow:
 
 
 def read_sparse(out, proc, split):
-    """The `SparseResult` of sparse_main.py --out-path OUT, made of the same model and images as an `SVMProcessor`.
+    """The sparse layers of the model that a result is of.
 
-    Raises `UserError` where it was not.
+    Args:
+        out: folder that sparse_main.py was given as --out-path.
+        proc: `SVMProcessor` of the result.
+        split: whose images are compared.
+
+    Returns:
+        `SparseResult`.
+
+    Raises:
+        UserError: it is none, or was made of other images or of another model.
     """
     result, metrics = SparseResult.load(out), proc.metrics(split)
     if not np.array_equal(result.labels.get(split, ()), metrics["classes"]):
         raise UserError(
-            f"the {split} images of {out} are not those of {proc.path}; run sparse_main.py on the same betons, without "
-            "--balance"
+            f"the {split} images of {out} are not those of {proc.path}; run failure-directions sparse on the same "
+            "betons, without --balance"
         )
     # Not all: half precision may turn a tie.
     if result.dense is None or np.mean(result.predictions(split, result.dense) == metrics["preds"]) < SAME_MODEL:
-        raise UserError(f"{out} is of another model than {proc.path}; run sparse_main.py on the same checkpoint")
+        raise UserError(
+            f"{out} is of another model than {proc.path}; run failure-directions sparse on the same checkpoint"
+        )
     return result
 
 
@@ -207,7 +239,11 @@ def add_features(summaries, proc, split, sparse):
 
 
 def add_feature_images(summaries, proc, split, sparse):
-    """Fill in the `images` of the features, where there are few enough classes. Raises `MissingBeton`."""
+    """Fill in the `images` of the features, where there are few enough classes.
+
+    Raises:
+        MissingBeton: there are no images.
+    """
     numbers = sorted({row.found.feature for summary in summaries for row in summary.features})
     if not numbers or len(summaries) > MOST_WITH_FEATURE_IMAGES:
         return
@@ -223,21 +259,46 @@ def add_feature_images(summaries, proc, split, sparse):
 
 @dataclass
 class Comparison:
-    """Runs before and after an intervention: names, the base's first, `main_table`'s measures, and the figure's URI."""
+    """Runs before and after an intervention.
+
+    Attributes:
+        names: of the runs, the base's first.
+        measures: list of (measure, rows of the runs), as `main_table` gives them.
+        seeds: how many of each run.
+        figure: as a data URI.
+        verdicts: dict name -> `verdict.Verdict` of the runs that have one.
+        costs: dict name -> `costs.Cost`, the mean over the seeds, of the runs of which it is known.
+    """
 
     names: list
     measures: list
     seeds: int
     figure: str
+    verdicts: dict = field(default_factory=dict)
+    costs: dict = field(default_factory=dict)
+
+    @property
+    def has_placebo(self):
+        """Whether one of the runs is the base trained anew with another seed."""
+        return PLACEBO in self.names
 
 
 def read_comparison(out):
-    """What failure-directions compare --out OUT left. Raises `UserError` where it is not there."""
+    """What failure-directions compare --out OUT left: a `Comparison` of runs, or a list of `ModelRow` of two models.
+
+    Raises:
+        UserError: the table or the figure is missing, or is another file.
+    """
+    if is_of_models(f"{out}.csv"):
+        return load_model_rows(f"{out}.csv")
     rows = load_rows(f"{out}.csv")
-    figure = Path(f"{out}.png")
+    figure, verdicts = Path(f"{out}.png"), load_verdicts(f"{out}_verdicts.csv")
     if not figure.is_file():
         raise UserError(f"the figure {figure} of the comparison does not exist; run failure-directions compare again")
     with open(figure, "rb") as stream:
         if stream.read(8) != b"\x89PNG\r\n\x1a\n" or figure.stat().st_size > IMAGE_BUDGET // 2:
             raise UserError(f"{figure} is no figure of a comparison; run failure-directions compare again")
-    return Comparison(*main_table(rows), rows[0].seeds, data_uri(figure.read_bytes(), "png"))
+    names, measures = main_table(rows)
+    costs = load_costs(f"{out}_costs.csv")
+    costs = mean_costs(costs, names, sorted({cost.seed for cost in costs}))
+    return Comparison(names, measures, rows[0].seeds, data_uri(figure.read_bytes(), "png"), verdicts, costs)

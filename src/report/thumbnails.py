@@ -2,17 +2,32 @@
 
 import base64
 import io
+import textwrap
 from dataclasses import dataclass
 
 from PIL import Image
 
+from ..directions.galleries import knows_confidences
+
 MOST_BYTES, LARGEST_SIDE, SMALLEST_SIDE = 20_000, 256, 24  # of one image: bytes, pixels, pixels
+MOST_TEXT = 400  # characters of a text
 IMAGE_BUDGET = 18_000_000  # bytes of base64 in the page; with the text of 1,000 classes it stays below 30 MB
 
 
 @dataclass
 class Thumbnail:
-    """An image of a gallery with what is said of it; `uri` is a data URI, `conf` NaN where it is not known."""
+    """An image of a gallery with what is said of it; or a text, of which there is no image.
+
+    Attributes:
+        uri: the image as a data URI.
+        width, height: in pixels.
+        decision_value: lowest is hardest.
+        conf: probability of the true label, NaN where it is not known.
+        pred_name: the class that the model takes it for.
+        right: whether that is its own.
+        path: of the file where it is known, else "".
+        text: the beginning of a text, else "".
+    """
 
     uri: str
     width: int
@@ -22,27 +37,40 @@ class Thumbnail:
     pred_name: str
     right: bool
     path: str = ""
+    text: str = ""
 
 
 def thumbnails(proc, split, positions, values, limit):
     """`Thumbnail`s of a split's images of at most `limit` bytes each, and whether any had to be made smaller for that.
 
     Args:
-        positions: int (n,). values: (N,), the decision values to show, of the whole split.
+        proc: `SVMProcessor`.
+        split: whose images.
+        positions: int (n,), which of them.
+        values: (N,), the decision values to show, of the whole split.
+        limit: bytes of an image.
 
-    Raises `MissingBeton` where there are no images.
+    Returns:
+        (list of `Thumbnail`, bool), in the order of `positions`.
+
+    Raises:
+        MissingBeton: there are no images.
     """
     metrics = proc.metrics(split)
     paths, knows_confidence = metrics.get("paths"), knows_confidences(metrics["confs"])
+    texts = proc.texts(split)
+    shown = proc.images(split, positions) if texts is None else [texts[position] for position in positions]
     made, reduced = [], False
-    for position, image in zip(positions, proc.images(split, positions), strict=True):
-        small, content = encode_thumbnail(image, limit)
-        reduced |= max(small.size) < min(LARGEST_SIDE, max(image.shape))
+    for position, image in zip(positions, shown, strict=True):
+        if texts is None:
+            small, content = encode_thumbnail(image, limit)
+            reduced |= max(small.size) < min(LARGEST_SIDE, max(image.shape))
+            drawn = {"uri": data_uri(content), "width": small.width, "height": small.height}
+        else:
+            drawn = {"uri": "", "width": 0, "height": 0, "text": textwrap.shorten(image, MOST_TEXT, placeholder=" ...")}
         made.append(
             Thumbnail(
-                uri=data_uri(content),
-                width=small.width,
-                height=small.height,
+                **drawn,
                 decision_value=float(values[position]),
                 conf=float(metrics["confs"][position]) if knows_confidence else float("nan"),
                 pred_name=proc.class_names[metrics["preds"][position]],
@@ -51,11 +79,6 @@ def thumbnails(proc, split, positions, values, limit):
             )
         )
     return made, reduced
-
-
-def knows_confidences(confs):
-    """Whether these (N,) are probabilities; without any, a result holds 1 where the model is right and 0 elsewhere."""
-    return bool(((confs > 0) & (confs < 1)).any())
 
 
 def images_a_side(galleries):
@@ -73,6 +96,7 @@ def encode_thumbnail(image, limit):
 
     Args:
         image: uint8 (H, W, 3).
+        limit: bytes.
 
     Returns:
         The PIL image that was encoded, and its bytes. Below 24 pixels a side it is not made smaller, whatever it takes.

@@ -88,7 +88,14 @@ def _is_first_failure(store):
 
 
 def own_device(device):
-    """The device of this process: of several on CUDA, each has that of its LOCAL_RANK. Raises `UserError`."""
+    """The device of this process: of several on CUDA, each has that of its LOCAL_RANK.
+
+    Args:
+        device: `torch.device` that was asked for.
+
+    Raises:
+        UserError: several processes were given one device, or there are more of them than devices.
+    """
     if world_size() == 1 or device.type != "cuda":
         return device
     import torch

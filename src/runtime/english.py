@@ -27,9 +27,28 @@ def with_article(phrase):
     return f"{'an' if _AN.match(sound) and not _A.match(sound) else 'a'} {phrase}"
 
 
+# Letters that print as Latin ones do, of the Cyrillic and the Greek alphabet.
+_PRINTED = str.maketrans(
+    "аеорсухѕіјԁһӏѵԛԝвкмнтАВЕКМНОРСТХУЅІЈԚԜανοιΑΒΕΖΗΙΚΜΝΟΡΤΥΧ",
+    "aeopcyxsijdhlvqwbkmhtABEKMHOPCTXYSIJQWavoiABEZHIKMNOPTYX",
+)
+
+
 def plain_name(class_name):
-    """A class's name as names are compared: without case, underscores and double spaces."""
-    return " ".join(class_name.replace("_", " ").casefold().split())
+    """A class's name as names are compared: accents composed, without case, underscores and double spaces."""
+    return " ".join(unicodedata.normalize("NFC", class_name).replace("_", " ").casefold().split())
+
+
+def printed_name(name):
+    """A name as it prints: a Cyrillic or Greek letter as the Latin one of its shape, without what is not seen."""
+    seen = (c for c in unicodedata.normalize("NFKC", name) if unicodedata.category(c) != "Cf")
+    return plain_name("".join(seen).translate(_PRINTED))
+
+
+def difference(name, other):
+    """What two names differ in that print alike: the characters by number and name, a part of a sentence; or ""."""
+    strange = [c for c in dict.fromkeys(name + other) if not c.isascii() and (c in name) != (c in other)]
+    return ", ".join(f"U+{ord(c):04X} {unicodedata.name(c, 'without a name')}" for c in strange[:3])
 
 
 def some(names, most=8):
@@ -39,6 +58,12 @@ def some(names, most=8):
 
 
 def nearest(name, known, otherwise="", most=1):
-    """A hint at the known names most like one that is unknown, for an error: "did you mean X?", or `otherwise`."""
-    near = difflib.get_close_matches(name, list(known), n=most)
-    return f"did you mean {' or '.join(near)}?" if near else otherwise
+    """A hint at the known names most like one that is unknown, for an error: "did you mean X?", or `otherwise`.
+
+    Where the names print alike, it says what they differ in.
+    """
+    known = list(known)
+    alike = [other for other in known if printed_name(other) == printed_name(name)]
+    near = alike[:most] or difflib.get_close_matches(name, known, n=most)
+    differ = difference(name, near[0]) if alike else ""
+    return f"did you mean {' or '.join(near)}?{differ and f' They differ in {differ}'}" if near else otherwise

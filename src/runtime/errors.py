@@ -4,8 +4,10 @@ import contextlib
 import ctypes
 import errno
 import functools
+import getpass
 import os
 import re
+import resource
 import signal
 import sys
 
@@ -16,8 +18,13 @@ from .terminal import harmless_output
 # What reading from a disk or network mount gives that has gone away.
 LOST_STORAGE = (errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ENODEV, errno.ENXIO, errno.ETIMEDOUT, errno.EHOSTDOWN)
 
-# How torch says it, of CUDA, its libraries and a CPU, in a RuntimeError.
-_OUT_OF_MEMORY = re.compile("out of memory|allocate memory|ALLOC_FAILED")
+# How torch says it, of CUDA, its libraries and a CPU, and Python of a thread's stack, in a RuntimeError.
+_OUT_OF_MEMORY = re.compile(
+    "out of memory|allocate memory|ALLOC_FAILED|bad_alloc|can't start new thread|could not create a primitive"
+)
+
+
+LESS_MEMORY = "ask for less, such as a smaller batch_size or model"
 
 
 class UserError(Exception):
@@ -41,8 +48,11 @@ def entry_point(main):
     def wrapped(*args, **kwargs):
         # By ctypes: a handler of Python's would wait for the instruction that faults to end, which it never does.
         ctypes.CDLL(None).signal(signal.SIGBUS, _lost_mapping)
+        ctypes.CDLL(None).signal(signal.SIGABRT, _gave_up)
         _print_in_any_encoding()
+        _name_the_user()
         try:
+            _refuse_empty(args[0] if args else sys.argv[1:])
             returned = main(*args, **kwargs)
             print(end="", flush=True)  # else Python tries as it ends, where nobody can say what went wrong
             return returned
@@ -65,7 +75,14 @@ def entry_point(main):
                 print(_line(f"what this command prints cannot be written: {error.strerror}"), file=sys.stderr)
                 sys.exit(2)
             where = f" ({error.filename})" if error.filename else ""
-            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            if error.errno == errno.ENOMEM:
+                message = f"there is not enough memory{where}: {LESS_MEMORY}"
+            elif error.errno in (errno.EMFILE, errno.ENFILE):
+                limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+                message = f"more files are opened than the {limit} that are allowed: allow more, such as ulimit -n 4096"
+            elif str(error.filename).startswith(("/psm_", "/dev/shm/")):
+                message = f"shared memory (/dev/shm) cannot be used ({error.strerror}): mount it, with room to write"
+            elif error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                 message = f"the disk is full{where}: free some space and run the command again"
             elif error.errno in LOST_STORAGE:
                 message = (
@@ -76,11 +93,30 @@ def entry_point(main):
         except (MemoryError, RuntimeError) as error:
             if not _is_out_of_memory(error):
                 raise
-            message = f"there is not enough memory ({error}): ask for less, such as a smaller batch_size or model"
+            message = f"there is not enough memory ({one_line(error)}): {LESS_MEMORY}"
         print(_line(message), file=sys.stderr)
         sys.exit(2)
 
     return harmless
+
+
+def _refuse_empty(argv):
+    """Raise `UserError` for an argument that is empty: it would count as one that is not given."""
+    for before, word in zip(["", *(argv or ())], argv or (), strict=False):
+        if word == "" or re.fullmatch(r"--[\w-]+=", word):
+            option = word[:-1] or (before if before.startswith("-") else "") or "an argument"
+            raise UserError(f"{option} is empty, as a shell's variable that is not set is: give it a value")
+
+
+def _name_the_user():
+    """Give a process whose user has no name its number as one: torch asks for a name as it is imported.
+
+    So it is under `docker run -u 12345`.
+    """
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):
+        os.environ["USER"] = str(os.getuid())
 
 
 def _print_in_any_encoding():
@@ -103,7 +139,14 @@ def _output_is_lost():
 
 @contextlib.contextmanager
 def memory_advice(batch_size):
-    """Turn running out of memory, on a CPU or on CUDA, into a `UserError` that says which batch size to try."""
+    """Around work on batches: running out of memory, on a CPU or on CUDA, is told with the batch size to try.
+
+    Args:
+        batch_size: the one in use.
+
+    Raises:
+        UserError: in place of torch's or Python's error.
+    """
     try:
         yield
     except (MemoryError, RuntimeError) as error:
@@ -138,6 +181,14 @@ def _lost_mapping(_):
     if not names:
         message = "a file was cut short as it was read, or shared memory (/dev/shm) is full: make room"
     os.write(2, f"{_line(message)} and run the command again\n".encode())
+    os._exit(2)
+
+
+@ctypes.CFUNCTYPE(None, ctypes.c_int)
+def _gave_up(_):
+    """Compiled code ends the process, in words of its own: as it does where it is given no memory (std::bad_alloc)."""
+    message = f"compiled code gave up, most likely for want of memory: {LESS_MEMORY}, or fewer processes"
+    os.write(2, f"{_line(message)}\n".encode())
     os._exit(2)
 
 

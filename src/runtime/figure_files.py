@@ -9,7 +9,11 @@ FORMATS = (".png", ".pdf", ".svg")
 
 
 def save_figure(figure, filename):
-    """Write a figure, atomically; the ending of the name chooses the format. Raises `UserError` for another ending."""
+    """Write a figure of matplotlib, atomically; the ending of the name chooses the format.
+
+    Raises:
+        UserError: the name ends in no format that is known.
+    """
     ending = Path(filename).suffix.lower()
     if ending not in FORMATS:
         raise UserError(f"cannot save a figure as {filename}: the name must end in {', '.join(FORMATS)}")

@@ -3,9 +3,11 @@
 import contextlib
 import contextvars
 import csv
+import fcntl
 import hashlib
 import os
 import shutil
+import stat
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +21,8 @@ def existing_file(path, what, hint="check the path"):
     """The path of a file that is to be read; `what` and `hint` word the `UserError` where there is none."""
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"{what} {path} {'is a folder' if path.is_dir() else 'does not exist'}; {hint}")
+        state = "is a folder" if path.is_dir() else "is a pipe or a device" if path.exists() else "does not exist"
+        raise UserError(f"{what} {path} {state}; {hint}")
     return path
 
 
@@ -33,9 +36,30 @@ def check_writable(path):
         folder = folder.parent
     if not folder.is_dir() or not os.access(folder, os.W_OK):
         raise UserError(f"cannot write {path}: {folder} is not a folder you may write to; choose another place")
-    if Path(path).exists() and not Path(path).is_file():
-        what = "a folder" if Path(path).is_dir() else "no ordinary file"
+    try:
+        mode = os.stat(path).st_mode  # once: another process may remove the file at any time
+    except OSError:
+        return
+    if not stat.S_ISREG(mode):
+        what = "a folder" if stat.S_ISDIR(mode) else "no ordinary file"
         raise UserError(f"cannot write {path}: it is {what}; name a file")
+
+
+def check_apart(outputs, inputs):
+    """Raise `UserError` where a file that is to be written is one that is read, or two that are to be written are one.
+
+    Args:
+        outputs, inputs: paths, of which there may be no file; None and "" do not count.
+    """
+    read = {os.path.realpath(path) for path in inputs if path and os.path.exists(path)}
+    written = set()
+    for path in filter(None, outputs):
+        place = os.path.realpath(path)
+        if place in read:
+            raise UserError(f"{path} would be written, but is read by this command: name another file")
+        if place in written:
+            raise UserError(f"{path} would be written twice: name two files")
+        written.add(place)
 
 
 @dataclass
@@ -66,11 +90,12 @@ def written_together(old=()):
     token = _together.set(files)
     try:
         yield
-        for path in files.old:
-            Path(path).unlink(missing_ok=True)
-        while files.new:
-            os.replace(*files.new[0][:2])
-            del files.new[0]
+        with _alone_in([*{Path(path).parent for _, path, _ in files.new}]):
+            for path in files.old:
+                Path(path).unlink(missing_ok=True)
+            while files.new:
+                os.replace(*files.new[0][:2])
+                del files.new[0]
     except BaseException:
         for temporary, *_ in files.new:
             _remove(temporary)
@@ -82,13 +107,56 @@ def written_together(old=()):
 
 
 @contextlib.contextmanager
+def _alone_in(folders):
+    """Wait for others that rename files in these folders: of two results of one name, the later stays whole."""
+    with contextlib.ExitStack() as held:
+        for folder in sorted(folders):  # in one order, so that no two wait for each other
+            handle = os.open(folder, os.O_RDONLY)
+            held.callback(os.close, handle)  # which gives the lock back
+            with contextlib.suppress(OSError):  # a file system without locks
+                fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+@contextlib.contextmanager
+def unchanged(path):
+    """Around the reading of a file and of those beside it, which are replaced together.
+
+    Raises:
+        UserError: the file was replaced meanwhile, so that what was read may be of two results.
+    """
+    before = _identity(path)
+    try:
+        yield
+    except UserError as error:
+        if _identity(path) == before:
+            raise
+        raise _replaced(path) from error
+    if _identity(path) != before:
+        raise _replaced(path)
+
+
+def _identity(path):
+    with contextlib.suppress(OSError):
+        status = os.stat(path)
+        return status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size
+    return None
+
+
+def _replaced(path):
+    return UserError(f"{path} was replaced by another command as it was read: run this command again")
+
+
+@contextlib.contextmanager
 def atomic_path(path):
     """Yield a temporary path beside `path`, renamed to `path` when the block succeeds and removed when it fails.
 
-    Readers see the old file or the whole new one, whatever happens in between. Missing folders are made.
+    Readers see the old file or the whole new one, whatever happens in between. Missing folders are made. A symbolic
+    link stays, and what it points to is written.
     """
     path = Path(path)
     check_writable(path)
+    path = Path(os.path.realpath(path))
     new_folders = [folder for folder in path.parents if not folder.exists()]  # the deepest first
     temporary = None
     try:
@@ -186,7 +254,11 @@ def create_npy(path, shape, dtype=np.float32):
 
 
 def open_npy(path, what, hint="make it again"):
-    """The array of a .npy file as a read-only memory map. Raises `UserError` where it is missing or damaged."""
+    """The array of a .npy file as a read-only memory map.
+
+    Raises:
+        UserError: it is missing, damaged or no ordinary file.
+    """
     if not Path(path).is_file():  # a pipe would be waited for
         raise UserError(f"{what} {path} is missing or no ordinary file; {hint}")
     try:

@@ -33,14 +33,21 @@ class _Refused(Exception):
 
 
 def load_pt(path, what, hint="make it again", stand_ins=()):
-    """`torch.load(path, weights_only=True)` on the CPU; `what` and `hint` word the error ("checkpoint", what to do).
+    """`torch.load(path, weights_only=True)` on the CPU, of a file that is looked through before.
 
     Args:
+        path: of the file.
+        what: what it is, for the error, such as "checkpoint".
+        hint: what to do, for the error.
         stand_ins: pairs (class, full name): classes of other libraries that the file may name, each with one that
             stands for it. Made by us, without methods, so that nothing is run.
 
-    Raises `UserError` where the file is missing, truncated, unreadable, would run code or would fill the memory with
-    more than it holds.
+    Returns:
+        tensors, numbers, strings, lists and dicts.
+
+    Raises:
+        UserError: the file is missing, truncated, unreadable, would run code, or would fill the memory with more than
+            it holds.
     """
     path = existing_file(path, what)
     try:
@@ -62,7 +69,11 @@ def load_pt(path, what, hint="make it again", stand_ins=()):
 
 
 def check_tensor_file(path, what, hint="get it again"):
-    """Raise `UserError` unless a torch file, which another library is to load, may be loaded; it is looked through."""
+    """Look through a torch file that another library is to load.
+
+    Raises:
+        UserError: it is missing or damaged, or loading it could run code or fill the memory.
+    """
     path = existing_file(path, what)
     try:
         _check_pickles(path, path.stat().st_size)
@@ -73,9 +84,18 @@ def check_tensor_file(path, what, hint="get it again"):
 
 
 def check_weights_folder(folder, what, safe=("model.safetensors", "model.safetensors.index.json")):
-    """Whether a folder of a model has one of the files `safe`; else its pickled weights are looked through.
+    """Look through the pickled weights in a folder of a model, unless it has others.
 
-    Raises `UserError` where one of these is not to be loaded.
+    Args:
+        folder: path.
+        what: what it is, for the error.
+        safe: names of files with weights that are no pickles.
+
+    Returns:
+        bool: whether it has one of these.
+
+    Raises:
+        UserError: pickled weights that are not to be loaded.
     """
     if any((Path(folder) / name).is_file() for name in safe):
         return True
@@ -85,7 +105,11 @@ def check_weights_folder(folder, what, safe=("model.safetensors", "model.safeten
 
 
 def load_tensors(path, what, hint="get it again", stand_ins=()):
-    """What a file of tensors holds, on the CPU: that of a .safetensors file, or else as `load_pt`."""
+    """What a file of tensors holds, on the CPU: that of a .safetensors file, or else as `load_pt`.
+
+    Raises:
+        UserError: it is missing or damaged, or as `load_pt` says.
+    """
     if Path(path).suffix != ".safetensors":
         return load_pt(path, what, hint, stand_ins)
     path = existing_file(path, what)

@@ -14,7 +14,10 @@ _SAID = {signal.SIGINT: b"interrupted\n", signal.SIGTERM: b"terminated\n"}
 
 @contextlib.contextmanager
 def quiet_start():
-    """End at once while modules are imported, when there is nothing to clean up and no one to catch an exception."""
+    """Around a program: end at once where no one catches an exception, as while modules are imported.
+
+    There is nothing to clean up then. What is to be cleaned up is within `raised_as_exceptions`.
+    """
 
     def end(number, _):
         os.write(2, _SAID[number])

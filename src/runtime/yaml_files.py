@@ -85,12 +85,19 @@ def dump_yaml(content, **layout):
 
 
 def parse_yaml(text):
-    """What a YAML text says. Raises what PyYAML raises: many kinds where a tag does not fit its value."""
+    """What a YAML text says.
+
+    Raises:
+        Exception: PyYAML's, of many kinds where a tag does not fit its value.
+    """
     return yaml.load(text, Loader=_Loader)
 
 
-def read_yaml(path, what, hint):
-    """A YAML file's mapping; `what` and `hint` word the `UserError` ("config", where to see examples)."""
+def read_yaml(path, what, hint, kind=dict):
+    """A YAML file's mapping, or its list where `kind` is list.
+
+    `what` and `hint` word the `UserError` ("config", where to see examples).
+    """
     path = existing_file(path, what)
     if path.stat().st_size > MOST_BYTES:
         raise UserError(f"{what} {path} is larger than {MOST_BYTES / 1e6:.0f} MB, so it is no {what}; check the path")
@@ -109,7 +116,8 @@ def read_yaml(path, what, hint):
         elif isinstance(error, yaml.YAMLError | ValueError):
             problem = str(getattr(error, "problem", None) or error).partition("\n")[0]
         raise UserError(f"{what} {path} is not valid YAML;{where} {problem[:200]}") from None
-    if not isinstance(options, dict):
-        state = "is empty" if options is None else "is not a mapping of keys to values"
+    if not isinstance(options, kind):
+        expected = "a mapping of keys to values" if kind is dict else "a list"
+        state = "is empty" if options is None else f"is not {expected}"
         raise UserError(f"{what} {path} {state}; {hint}")
     return options

@@ -110,7 +110,11 @@ class SparsePath:
 
     @classmethod
     def load(cls, folder):
-        """Read what `save` wrote. Raises `UserError` where a file is missing, damaged or of another path."""
+        """Read what `save` wrote.
+
+        Raises:
+            UserError: a file is missing, damaged or of another path.
+        """
         folder = Path(folder) / "checkpoint"
         hint = "run the path again"
         files = [load_pt(folder / "params0.pth", "sparse layer", hint)]

@@ -49,7 +49,11 @@ def select_sparse_model(path, selection_criterion="absolute", factor=None):
 
 
 def check_selection(selection_criterion, factor=None):
-    """The factor, or the criterion's default. Raises `UserError` on another criterion, or a factor out of range."""
+    """The factor, or the criterion's default.
+
+    Raises:
+        UserError: there is no such criterion, or the factor is out of its range.
+    """
     if selection_criterion not in DEFAULT_FACTORS:
         raise UserError(
             f"there is no selection criterion {selection_criterion!r}; give one of {', '.join(DEFAULT_FACTORS)}"

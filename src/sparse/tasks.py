@@ -14,7 +14,7 @@ from ..data.images import read_image
 from ..data.names import clean_name
 from ..data.text_data import JIGSAW_LABELS, csv_sources, jigsaw_sources, sst_sources
 from ..models.build import weights_digest
-from ..models.checkpoints import load_checkpoint
+from ..models.checkpoints import about_training, load_checkpoint
 from ..models.features import last_linear
 from ..models.pretrained import load_image_model
 from ..runtime.errors import UserError
@@ -99,17 +99,19 @@ def _check_balance(split, labels, class_names):
 # Betons
 
 
-def beton_task(config, root, indices_file, model_path, device, balance=False, seed=0):
+def beton_task(config, root, indices_file, model_path, device, balance=False, seed=0, verify=False):
     """Betons of a `DatasetConfig` with a checkpoint of ours; images are delivered on `device`."""
     from ..data.splits import open_splits
     from ..loaders import make_loader
 
     if config.bce:
         raise UserError("the config says bce: true, but a sparse decision layer needs classes; take another config")
-    splits = open_splits(config, root, indices_file)
+    splits = open_splits(config, root, indices_file, verify=verify)
     splits = {name: splits[name] for name in ("train", "val", "test")}
     _check_classes(splits["train"].column("label"), config.names)
     checkpoint = load_checkpoint(model_path, config)
+    if interrupted := about_training(model_path, checkpoint):
+        print(interrupted)
     how = (config.imgsz, config.val_img_decoder, config.val_aug, config.mean, config.std)
 
     def inputs(split):
@@ -148,9 +150,22 @@ def image_task(
     Without `test`, `val` is the test set. Without `val` beside `test`, validation is `val_frac` of train.
 
     Args:
+        folder: path.
         arch: a torchvision ResNet such as resnet50, or timm:NAME.
         model_path: a file of weights (a state dict, or a checkpoint of ours); None for those pretrained on ImageNet.
         class_names: the classes that the folder must have; by default any.
+        val_frac: 0..1, of each class.
+        balance: take as many of every training class as the rarest has.
+        seed: of what is drawn.
+        batch_size: images.
+        workers: processes that read images; 0 for none beside this one.
+
+    Returns:
+        `SparseTask`.
+
+    Raises:
+        UserError: there is nothing to test on, a class is missing or another is there, an image or the weights can't
+            be read.
     """
     sources = folder_sources(folder)
     sources.pop("unlabeled", None)
@@ -169,7 +184,8 @@ def image_task(
     def inputs(split):
         def batches():
             start = 0
-            loader = DataLoader(_Images(split.paths, transform), batch_size, num_workers=workers, collate_fn=_collate)
+            processes = min(workers, -(-len(split) // batch_size))  # no more than there is work for
+            loader = DataLoader(_Images(split.paths, transform), batch_size, num_workers=processes, collate_fn=_collate)
             for images in loader:
                 if isinstance(images, str):
                     raise UserError(images)
@@ -222,7 +238,18 @@ def text_task(dataset, folder, model_path=None, val_frac=0.1, balance=False, see
 
     Args:
         dataset: sst, jigsaw-LABEL, jigsaw-alt-LABEL or csv (see `text_data`).
+        folder: path of its files.
         model_path: a folder or a name on the hub; by default the paper's model for the data set.
+        val_frac: 0..1, of each class.
+        balance: take as many of every training class as the rarest has.
+        seed: of what is drawn.
+        batch_size: texts.
+
+    Returns:
+        `SparseTask`.
+
+    Raises:
+        UserError: the files or the model can't be read.
     """
     from ..models.text_models import load_text_classifier
 
@@ -279,6 +306,11 @@ def output_rows(classifier, class_names, jigsaw_label=None):
 
     A single output above 0 means the second class, and so does a Jigsaw model's output of that label. Else outputs are
     matched by name, or, where the model or the data set has no names, by number.
+
+    Args:
+        classifier: `TextClassifier`.
+        class_names: of the data set.
+        jigsaw_label: what a Jigsaw data set asks of its texts, such as toxic; None for other data sets.
     """
     outputs, labels = classifier.get_classifier().out_features, classifier.labels
     known = {name.lower(): i for i, name in enumerate(labels or [])}

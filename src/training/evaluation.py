@@ -8,7 +8,7 @@ import torch
 from tqdm import tqdm
 
 from ..models.features import FeatureExtractor
-from ..runtime.devices import autocast
+from ..runtime.devices import precision, read_back
 from ..runtime.distributed import gather, gather_arrays, gather_to_main
 from ..runtime.errors import UserError
 from ..runtime.pt_files import save_pt
@@ -98,7 +98,7 @@ class _Rows:
 
 
 @torch.no_grad()
-def predict(model, loader, device, bce=False, embedding=None, allocate=None):
+def predict(model, loader, device, bce=False, embedding=None, allocate=None, numbers="float32"):
     """Run a model, and maybe an embedding, over a loader with the fields image, label and index.
 
     With several processes each takes the whole batches that its loader delivers: results are those of a single one.
@@ -108,6 +108,7 @@ def predict(model, loader, device, bce=False, embedding=None, allocate=None):
         bce: whether outputs are conditions of their own.
         embedding: None, or a callable `(images, penultimate features) -> (B, d)`, see `embeddings`.
         allocate: with an embedding, a function of a shape (N, d) that gives the writable array for it (rank 0).
+        numbers: as `precision` takes them.
 
     Returns:
         `Predictions`, on every rank; the embedding is written into what `allocate` gave.
@@ -116,13 +117,15 @@ def predict(model, loader, device, bce=False, embedding=None, allocate=None):
     count, rows = len(loader.split), _Rows(loader, allocate) if embedding else None
     kept = {"indices": [], "labels": [], "preds": [], "confs": [], "highest": []}
     bar = tqdm(loader, desc=f"evaluating {loader.split.name}", unit="batch", disable=None, leave=False)
-    with FeatureExtractor(model) if embedding else nullcontext(model) as forward:
+
+    def vectors(forward):
+        """Keep what the model says of each batch; give what the embedding makes of it."""
         for batch in bar:
-            with autocast(device):
+            with precision(device, numbers):
                 logits = forward(batch.image)
                 if embedding:
                     logits, latents = logits
-                    vectors = embedding(batch.image, latents)
+                    found = embedding(batch.image, latents)
             logits = logits.float()
             if bce:
                 kept["confs"].append(logits.sigmoid())
@@ -134,7 +137,11 @@ def predict(model, loader, device, bce=False, embedding=None, allocate=None):
             kept["labels"].append(batch.label)
             kept["indices"].append(batch.index)
             if embedding:
-                rows.send(vectors.float().cpu().numpy())
+                yield found.float()
+
+    with FeatureExtractor(model) if embedding else nullcontext(model) as forward:
+        for part in read_back(vectors(forward)):
+            rows.send(part)
     if embedding:
         rows.finish()
     arrays = {name: torch.cat(parts).cpu().numpy() if parts else None for name, parts in kept.items()}

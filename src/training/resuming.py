@@ -1,9 +1,11 @@
 """Where a training starts: anew, from a trained model, or where an interrupted one stopped."""
 
+from pathlib import Path
+
 import torch
 
 from ..models.build import build_model
-from ..models.checkpoints import Checkpoint, load_checkpoint, model_names
+from ..models.checkpoints import Checkpoint, about_training, load_checkpoint, model_names
 from ..models.input_sizes import check_input
 from ..runtime.errors import UserError
 from ..runtime.pt_files import is_plain
@@ -29,18 +31,27 @@ def load_resumable(path, config, seed, metadata):
     complete = isinstance(state, dict) and {"optimizer", "scaler"} <= set(state) and is_plain(before)
     kinds = {"seed": int, "epoch": int, "best_val": int | float}
     if not complete or not all(isinstance(before.get(key), kind) for key, kind in kinds.items()):
-        raise UserError(f"checkpoint {path} holds no training state to resume from; train without --resume")
+        raise UserError(f"checkpoint {path} holds no training state to resume from; {_anew(path)}")
     if before["seed"] != seed:
         raise UserError(f"{path} was trained with --seed {before['seed']}; resume with the same")
     for key, was, now in _differences(before, metadata):
         raise UserError(
-            f"{path} was trained with {key} {str(was)[:200]}, not {now}; resume with the same, or train anew"
+            f"{path} was trained with {key} {str(was)[:200]}, not {now}; resume with the same, or {_anew(path)}"
         )
     return checkpoint
 
 
+def _anew(path):
+    # What the loop's users can do, too, who never said --resume.
+    return f"remove the run's folder {Path(path).parents[1]} to train anew"
+
+
 def take_up(optimizer, scaler, state):
-    """Give an optimizer and a scaler the state that a training was left in. Raises `UserError` where it is no such."""
+    """Give an optimizer and a scaler the state that a training was left in.
+
+    Raises:
+        UserError: the state is none of this model's.
+    """
     options = ("momentum", "dampening", "weight_decay", "nesterov", "maximize")
     own = [optimizer.param_groups[0][option] for option in options]
     try:
@@ -56,7 +67,7 @@ def take_up(optimizer, scaler, state):
     except Exception:  # a state that was tampered with raises any kind
         fits = False
     if not fits:
-        raise UserError("the checkpoint's training state does not fit its model; train without --resume")
+        raise UserError("the checkpoint's training state does not fit its model; remove the run's folder to train anew")
 
 
 def load_pretrained(path, config):
@@ -65,9 +76,11 @@ def load_pretrained(path, config):
     One that does not say its classes is taken at its word.
 
     Raises:
-        UserError: it was trained on other classes.
+        UserError: it was trained on other classes, or not at all.
     """
     checkpoint = load_checkpoint(path, config)
+    if interrupted := about_training(path, checkpoint):
+        print(interrupted)
     if not all(weight.isfinite().all() for weight in checkpoint.model.state_dict().values()):
         raise UserError(f"checkpoint {path} has weights that are NaN or infinite; train it again")
     before = checkpoint.run_metadata.get("config")

@@ -8,8 +8,9 @@ import re
 import shutil
 from pathlib import Path
 
+from ..runtime.english import some
 from ..runtime.errors import UserError
-from ..runtime.files import check_writable
+from ..runtime.files import check_writable, existing_file
 
 LAST = Path("checkpoints") / "checkpoint_last.pt"
 
@@ -79,9 +80,7 @@ def _locked(folder):
             fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno in (errno.EAGAIN, errno.EACCES):
-                raise UserError(
-                    f"{folder} is being written by another process: wait until it ends, or train without --resume"
-                ) from None
+                raise UserError(f"{folder} is being written by another process: wait until it ends") from None
             if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):  # a file system without locks
                 raise
         yield
@@ -101,9 +100,39 @@ def finished_versions(folder):
     files = sorted(Path(folder).rglob("predictions.pt"), key=lambda file: (version_number(file.parent), file))
     if not files:
         raise UserError(
-            f"{folder} holds no finished run (predictions.pt); train it with ffcv_main.py, or check the path"
+            f"{folder} holds no finished run (predictions.pt); train it with failure-directions train, or check "
+            "the path"
         )
     return files
+
+
+def checkpoint_in(path):
+    """The checkpoint that `--model-path` names: of a run's folder that of its newest finished version, which is told.
+
+    Args:
+        path: `runs/EXP` or `runs/EXP/version_K`; whatever else comes back as it is.
+
+    Raises:
+        UserError: a folder of runs none of which is finished, or a folder of several.
+    """
+    folder = Path(path)
+    if not folder.is_dir() or (folder / "config.json").is_file():  # a folder of Hugging Face's has one
+        return path
+    is_version = (folder / "checkpoints").is_dir()
+    versions = [folder] if is_version else sorted(folder.glob("version_*"), key=version_number)
+    if not versions:
+        runs = sorted(run.name for run in folder.iterdir() if any(run.glob("version_*")))
+        hint = f"name one of the runs in it: {some(runs)}" if runs else "give runs/EXP_NAME, or a checkpoint"
+        raise UserError(f"{folder} is not the folder of a run; {hint}")
+    finished = [version for version in versions if (version / "predictions.pt").is_file()]
+    if not finished:
+        begun = [version / LAST for version in versions if (version / LAST).is_file()]
+        hint = f"; its training was interrupted: go on with --resume, or name {begun[-1]}" if begun else ""
+        raise UserError(f"{folder} holds no finished run{hint or '; train it first'}")
+    chosen = existing_file(finished[-1] / LAST, "checkpoint")
+    if not is_version:
+        print(f"model: {chosen}, of the newest finished run in {folder}")
+    return str(chosen)
 
 
 def latest_version(run_folder):

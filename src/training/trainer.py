@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
@@ -19,7 +18,10 @@ from ..models.checkpoints import Checkpoint, model_names, save_checkpoint
 from ..runtime.devices import autocast
 from ..runtime.distributed import add_up, broadcast_buffers, is_main, rank, world_size
 from ..runtime.errors import UserError
+from ..runtime.progress import duration
+from .estimates import seconds_an_epoch
 from .evaluation import predict
+from .losses import example_losses
 from .resuming import take_up
 
 
@@ -31,13 +33,6 @@ def lr_factor(config, epochs_done):
     if schedule.type == "step_lr":
         return schedule.gamma ** (int(epochs_done) // schedule.step_size)
     return 1.0
-
-
-def example_losses(logits, labels, bce):
-    """(B,) loss of each example: cross entropy, or for BCE the mean over its conditions."""
-    if bce:
-        return F.binary_cross_entropy_with_logits(logits, labels, reduction="none").mean(1)
-    return F.cross_entropy(logits, labels, reduction="none")
 
 
 @dataclass
@@ -75,7 +70,8 @@ class Trainer:
         Raises:
             UserError: the loss is not finite; the checkpoints of earlier epochs stay.
         """
-        torch.backends.cudnn.benchmark = True
+        # The fastest algorithm is looked for, which may be another one in another run, unless that is not wanted.
+        torch.backends.cudnn.benchmark = not torch.backends.cudnn.deterministic
         options = self.config.training
         model = start.model.to(self.device, memory_format=torch.channels_last)
         trained = trained or model
@@ -96,6 +92,8 @@ class Trainer:
         else:
             # Before the first epoch is done there is already something to resume from.
             self._save("last", model, 0, best, optimizer, scaler)
+        if self.device.type == "cpu" and trained is model and is_main():
+            self._estimate(model, options.epochs - first)
         writer = self._summary_writer()
         bar = tqdm(
             range(first, options.epochs),
@@ -132,12 +130,19 @@ class Trainer:
             writer.close()
         return model
 
+    def _estimate(self, model, epochs):
+        """Say how long it will take."""
+        train, val = len(self.train) * self.config.batch_size, len(self.val.split)
+        seconds = seconds_an_epoch(model, self.config, self.device, train, val)
+        whole = duration(seconds * epochs)
+        print(f"training on a CPU: an epoch takes about {duration(seconds)}, {epochs} epochs {whole}", flush=True)
+
     def checkpoint_path(self, which):
         """Path of the checkpoint `which`, "last" or "best"."""
         return self.folder / "checkpoints" / f"checkpoint_{which}.pt"
 
     def _train_epoch(self, model, optimizer, scaler, epoch):
-        """One epoch; returns mean loss and accuracy. Nothing in a step waits for the device."""
+        """Mean loss and accuracy of one epoch. Nothing in a step waits for the device."""
         model.train()
         self.train.epoch = epoch
         # Of dropout and the like, so that a resumed training draws what an undisturbed one does.

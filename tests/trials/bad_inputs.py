@@ -8,7 +8,8 @@ hostile. The command runs in a fork, in a folder that holds what an undisturbed 
 code 2 and one line on stderr that begins with "error: " and names the file, with no traceback, within a minute and
 without much more memory than the undisturbed call, and the folder must be as before.
 
-With --trials files places (as root, on Linux) also places: a disk too small for the output, after which the same call
+With --trials files places (as root, on Linux) also places: little memory, few open files, no shared memory, which may
+end well or with the sentence; a disk too small for the output, after which the same call
 with more room must end like an undisturbed one; mounts that are read-only; and mounts that vanish, and betons that
 shrink, while a command runs, which may end well or with the sentence.
 
@@ -18,6 +19,7 @@ failed.
 
 import argparse
 import contextlib
+import ctypes
 import functools
 import hashlib
 import io
@@ -25,6 +27,7 @@ import itertools
 import os
 import pickle
 import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -40,7 +43,21 @@ from pathlib import Path
 import numpy as np
 import torch
 import yaml
-from failure_directions.commands import betons, compare, distil, generate, index, intervene, report, sparse, train
+from failure_directions.commands import (
+    betons,
+    compare,
+    distil,
+    export,
+    find,
+    generate,
+    index,
+    interfaces,
+    intervene,
+    read_sparse,
+    report,
+    sparse,
+    train,
+)
 from failure_directions.runtime.errors import UserError, entry_point
 from failure_directions.runtime.files import write_csv
 from failure_directions.runtime.pt_files import load_pt
@@ -85,15 +102,11 @@ def commands(data):
     beton_files = {f"{split} beton": data / f"scenes_{split}.beton" for split in ("train", "val", "test")}
     of_model = {"dataset config": data / "config.yaml", **beton_files, "checkpoint": checkpoint}
     of_result = {"result": data / "svm.pt", "test beton": beton_files["test beton"]}
-    diffusion = {
-        f"diffusion model's {file}": data / "diffusion" / file
-        for file in (
-            "unet/config.json",
-            "unet/diffusion_pytorch_model.safetensors",
-            "text_encoder/model.safetensors",
-            "tokenizer/tokenizer.json",
-        )
-    }
+    of_text = ("text_encoder/model.safetensors", "tokenizer/tokenizer.json")
+    of_images = ("unet/config.json", "unet/diffusion_pytorch_model.safetensors")
+    diffusion = {f"diffusion model's {file}": data / "diffusion" / file for file in (*of_images, *of_text)}
+    encoder = {f"encoder root's {file}": data / "encoder" / file for file in ("classes.json", *of_text)}
+    without_betons = ("a beton outside of its folder", "a beton that is /dev/zero", "a root that does not exist")
     return {
         "betons manifest": Command(
             betons.main,
@@ -242,6 +255,69 @@ def commands(data):
                 "a beton that is /dev/zero",
                 "a root that does not exist",
             ),
+        ),
+        "find": Command(
+            find.main,
+            [
+                *("--images", data / "images" / "manifest.csv", "--model", checkpoint, "--embedding", "model"),
+                # A pass with an image that is broken is kept, too.
+                *("--image-size", 32, "--no-splits", "--device", "cpu", "--cache", data / "cache of find"),
+            ],
+            lambda out: ["--out", out / "found.pt", "--report", out / "report.html"],
+            {
+                "manifest": data / "images" / "manifest.csv",
+                "image": data / "images" / "circle" / "00000001.png",
+                "checkpoint": checkpoint,
+            },
+        ),
+        "find, arrays": Command(
+            find.main,
+            ["--predictions", data / "predictions.csv", "--embeddings", data / "embeddings.npy"],
+            lambda out: ["--out", out / "found.pt", "--report", out / "report.html"],
+            {"table": data / "predictions.csv", "embeddings": data / "embeddings.npy"},
+        ),
+        "export csv": Command(
+            export.main,
+            ["--to", "csv", "--svm", data / "svm.pt"],
+            lambda out: [out / "images.csv"],
+            {"result": data / "svm.pt"},
+            ("no test metrics", "class names that leave the folder", *without_betons),
+        ),
+        "export fiftyone": Command(
+            export.main,
+            ["--to", "fiftyone", "--svm", data / "svm.pt"],
+            lambda out: [out / "images"],
+            of_result,
+            ("no test metrics", "class names that leave the folder"),
+        ),
+        "read-sparse": Command(
+            read_sparse.main,
+            ["misclassified", "--sparse", data / "sparse", "--device", "cpu"],
+            lambda out: ["--out", out],
+            {
+                "sparse path": data / "sparse" / "run.pt",
+                "sparse features": data / "sparse" / "features" / "test" / "features.pt",
+                "checkpoint": checkpoint,
+            },
+        ),
+        "interfaces learn": Command(
+            interfaces.main,
+            [
+                *("learn", "--images", data / "photos", "--classes", "circle", "--steps", 1),
+                *("--model", data / "diffusion", "--device", "cpu"),
+            ],
+            lambda out: ["--encoder-root", out / "encoder"],
+            {"photo": sorted((data / "photos" / "circle").glob("*"))[0] if data.exists() else data, **diffusion},
+            ("missing", "a folder"),  # one photo fewer
+        ),
+        "interfaces generate": Command(
+            interfaces.main,
+            [
+                *("generate", "--encoder-root", data / "encoder", "--class", 0, "--prompt", "a <TOKEN> in the snow"),
+                *("--num-samples", 1, "--steps", 1, "--model", data / "diffusion", "--device", "cpu"),
+            ],
+            lambda out: ["--out", out],
+            {**encoder, **diffusion},
         ),
     }
 
@@ -525,6 +601,34 @@ TABLE = {
     "text for numbers": of_text(lambda good: re.sub(rb"0\.\d+", b"many", good)),
 }
 
+_OF_MANIFESTS = ("no column of labels", "the header alone", "null bytes", "a label that is empty")
+PREDICTED = {
+    **{what: MANIFEST[what] for what in _OF_MANIFESTS},
+    "predictions twice": of_text(lambda good: good.replace(b"path,label,pred", b"label,pred,pred", 1)),
+    "no predictions": of_text(lambda good: good.replace(b",pred", b",prediction", 1)),
+    "a split that is none": of_text(lambda good: good.replace(b"path,label,pred", b"split,label,pred", 1)),
+    "a line twice as long": of_text(lambda good: re.sub(rb"circle(\r?\n)", rb"circle,1,2,3\1", good, count=1)),
+    "a quotation mark that stays open": of_text(lambda good: re.sub(rb"circle(\r?\n)", rb'"circle\1', good, count=1)),
+    "one class": of_text(lambda good: b"".join(line for line in good.splitlines(True) if b"heart" not in line)[:40]),
+}
+
+
+def of_array(change):
+    return lambda path, good: np.save(path.open("wb"), change(np.load(io.BytesIO(good))))
+
+
+EMBEDDINGS = {
+    "a pickle that runs code": LABELS["a pickle that runs code"],
+    "one dimension": of_array(lambda rows: rows[:, 0]),
+    "no columns": of_array(lambda rows: rows[:, :0]),
+    "a row fewer": of_array(lambda rows: rows[1:]),
+    "NaN": of_array(lambda rows: np.where(rows > 1, np.nan, rows)),
+    "infinity": of_array(lambda rows: np.where(rows > 1, np.inf, rows)),
+    "words": of_array(lambda rows: rows.astype(str)),
+    "complex": of_array(lambda rows: rows.astype(complex)),
+    "10^15 of which few are there": of_text(lambda good: re.sub(rb"\(\d+, 8\), \}", b"(10**15, 8), }", good)),
+    "a negative number of rows": of_text(lambda good: re.sub(rb"\((\d+), 8\)", rb"(-\1,8)", good)),
+}
 KINDS = {
     "checkpoint": TORCH | CUT | CHECKPOINT,
     "index file": TORCH | CUT | INDEX,
@@ -541,6 +645,9 @@ KINDS = {
     "image": CUT | IMAGE,
     "extra image": CUT | IMAGE,
     "labels": CUT | LABELS,
+    "photo": CUT | IMAGE,
+    "table": PREDICTED,
+    "embeddings": CUT | EMBEDDINGS,
     "comparison": TABLE,
 }
 
@@ -549,7 +656,7 @@ def bad_files(command, role, first_beton):
     """What is wrong -> how to make it, for an input of a command; of its betons the first alone is given everything."""
     if role.endswith("beton"):
         return ANY_KIND | CUT | (BETON if first_beton else {})
-    if role.startswith("diffusion"):
+    if role.startswith(("diffusion", "encoder")):
         return ANY_KIND | CUT | (WEIGHTS_FILE if role.endswith("safetensors") else JSON)
     return ANY_KIND | KINDS[role] | (TRAINING if (command, role) == ("ffcv_main", "dataset config") else {})
 
@@ -560,6 +667,8 @@ def bad_files(command, role, first_beton):
 def prepare_all(data):
     """What `kill_trials.prepare` makes, and the other files that `commands` reads."""
     prepare(data, list(stages(data)))
+    for checksum in data.glob("*.sha256"):  # else it is what notices whatever is wrong with a beton
+        checksum.unlink()
     shutil.copy(ROOT / "svm_configs" / "normalized_svm_scenes_config.yaml", data / "svm.yaml")
     shutil.copy(ROOT / "src" / "captions" / "configs" / "scenes.yaml", data / "captions.yaml")
     labels = torch.arange(240) // 30
@@ -579,6 +688,14 @@ def prepare_all(data):
         write_csv(data / "images" / file, ["path", "label", "split"][: 2 + split], rows)
     for split in ("train", "test"):
         shutil.copytree(data / "images", data / "split_images" / split, ignore=shutil.ignore_patterns("*.csv"))
+    rng = np.random.default_rng(0)
+    true = np.repeat(["circle", "heart"], 60)
+    table = zip(map("{}.png".format, range(120)), true, np.where(rng.random(120) < 0.2, true[::-1], true), strict=True)
+    write_csv(data / "predictions.csv", ["path", "label", "pred"], table)
+    np.save(data / "embeddings.npy", rng.normal(size=(120, 8)))
+    learn = ["learn", "--images", data / "photos", "--classes", "circle", "--steps", 1, "--device", "cpu"]
+    learn += ["--model", data / "diffusion", "--encoder-root", data / "encoder"]
+    call(interfaces.main, [str(word) for word in learn], data)
     every = commands(data)
     for name, out in (("compare", data), ("sparse_main", data / "sparse")):
         words = every[name].argv(out)
@@ -607,11 +724,12 @@ class Outcome:
         return ""
 
 
-def call(main, words, folder, during=None, after=0.0, tmp=None):
+def call(main, words, folder, during=None, after=0.0, tmp=None, first=None):
     """Run a command in a fork, in a process group of its own, to its end.
 
     Args:
         during: called once, `after` seconds after the start. tmp: the command's TMPDIR.
+        first: called in the fork before the command, such as to take something away from it.
     """
     log = folder / "stderr.txt"
     log.unlink(missing_ok=True)
@@ -625,6 +743,8 @@ def call(main, words, folder, during=None, after=0.0, tmp=None):
             os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT), 2)
             if tmp:
                 os.environ["TMPDIR"], tempfile.tempdir = str(tmp), None
+            if first:
+                first()
             main(words)
             code = 0
         except SystemExit as end:
@@ -667,7 +787,8 @@ def try_bad_files(data, out, wanted):
         good = call(command.main, command.argv(folder / "out"), folder)
         if good.code:
             raise RuntimeError(f"{name} fails undisturbed: {good.stderr[-2000:]}")
-        if name == "generate_images":  # with its images there, it would not load the model
+        # With what they make there already, they would not look at their inputs.
+        if name in ("generate_images", "export fiftyone", "interfaces learn"):
             shutil.rmtree(folder / "out")
             (folder / "out").mkdir()
         before = state(folder / "out")
@@ -729,6 +850,21 @@ def mount(folder, options):
 def unmount(folder):
     """Take a mount away, in use or not; that there is none is no error."""
     subprocess.run(["umount", "-l", folder], stderr=subprocess.DEVNULL, check=False)
+
+
+def limit_memory(room):
+    """Let this process have `room` MB of address space more than it has by now: `ulimit -v`."""
+    size = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGESIZE")
+    resource.setrlimit(resource.RLIMIT_AS, (size + (room << 20),) * 2)
+
+
+def without_shared_memory():
+    """Take /dev/shm away from this process and its children alone, by a mount of their own that cannot be written."""
+    new_mounts = 0x20000  # CLONE_NEWNS
+    if ctypes.CDLL(None, use_errno=True).unshare(new_mounts):
+        raise OSError(ctypes.get_errno(), "no mounts of its own")
+    subprocess.run(["mount", "--make-rprivate", "/"], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "ro", "none", "/dev/shm"], check=True)
 
 
 def try_places(data, out, wanted):
@@ -839,6 +975,21 @@ def places(command, data, folder, needed, seconds):
             check_same(folder / "both" / "x" / f"version_{version}", folder / "good" / "x" / "version_0")
         return found[-1], "".join(outcome.stderr for outcome in found if outcome.code)
 
+    def short_of(what, first):
+        """Something is taken away: it ends like an undisturbed call, or with the sentence and leaves nothing."""
+        out = folder / what.replace(" ", "_").replace("/", "_")
+        found = run(command.argv(out), first=first)
+        if found.code == 0 and command.main is not train.main:
+            check_same(out, folder / "good")
+        left = [path.name for path in finals(out)] if found.code and out.exists() else []
+        return found, ended(found)[1] or (f"left {left[:5]}" if left and command.main is not train.main else "")
+
+    for what, first in (
+        *((f"{room} MB of memory more", functools.partial(limit_memory, room)) for room in (20, 100, 300)),
+        ("64 open files", functools.partial(resource.setrlimit, resource.RLIMIT_NOFILE, (64, 64))),
+        ("no /dev/shm", without_shared_memory),
+    ):
+        yield "the process", what, functools.partial(short_of, what, first)
     for share in (0, 0.5):
         yield "output on a full disk", f"{share:.0%} of the room", functools.partial(full, share)
     yield "TMPDIR", "full", no_room_for_temporary_files

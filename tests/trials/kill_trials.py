@@ -22,30 +22,45 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import failure_directions
 import numpy as np
 import torch
 import yaml
-from failure_directions.commands import betons, distil, generate, report, sparse, train
+from failure_directions.commands import (
+    betons,
+    compare,
+    distil,
+    find,
+    generate,
+    interfaces,
+    intervene,
+    read_sparse,
+    report,
+    sparse,
+    train,
+)
 from failure_directions.data.betons import open_beton
-from failure_directions.data.scenes import SceneSetting
+from failure_directions.data.checksums import check_content
+from failure_directions.data.scenes import SceneSetting, make_split
 from failure_directions.directions.galleries import StoredImages
 from failure_directions.runtime.errors import UserError, entry_point
 from failure_directions.runtime.files import write_csv
 from failure_directions.runtime.pt_files import load_pt
 from failure_directions.training.run_folders import latest_version
+from PIL import Image
 from tabulate import tabulate
 from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parents[2]
 IGNORED = re.compile(r"\.lock|\..*|events\.out\.tfevents\..*|environment\.yaml")
 """Names of files that are not compared: temporary ones, and those that hold dates."""
-GROWING = re.compile(r"checkpoint_(last|best)\.pt|attempts\.csv")
+GROWING = re.compile(r"checkpoint_(last|best)\.pt|.*\.checkpoint\.pt|attempts\.csv")
 """Names of files that are written anew as the work goes on."""
-DATED = {"args", "arguments", "environment", "date"}  # keys in .pt files that say how and when
+DATED = {"args", "arguments", "environment", "date", "made_from", "uses"}
+"""Keys in .pt files that say how, when and how often."""
 CONFIG = {
     **{f"{split}_beton": f"scenes_{split}.beton" for split in ("train", "val", "test", "unlabeled")},
     "imgsz": 32,
@@ -70,12 +85,14 @@ class Stage:
         words: a function of the output folder that gives the argv.
         compared: what was compared, for the table.
         resumes: whether a checkpoint is gone on from with --resume, in the latest version of a run.
+        signal: what it is killed by. SIGTERM lets it clean up: then no temporary file may stay.
     """
 
     main: Callable
     words: Callable
     compared: str
     resumes: bool = False
+    signal: int = signal.SIGKILL
 
     def call(self, out):
         """The argv of a call, the first one or another after a kill, and the folder of its files."""
@@ -93,18 +110,21 @@ def stages(data):
     common = ["-c", data / "config.yaml", "--root", data, "--device", "cpu"]
     checkpoint = data / "runs" / "base" / "version_0" / "checkpoints" / "checkpoint_last.pt"
     clip = [*common, "-s", ROOT / "svm_configs" / "normalized_svm_scenes_config.yaml"]
+    training = Stage(
+        train.main,
+        lambda out: [*common, "--runs", out, "--exp-name", "run"],
+        "weights, optimizer and epochs of both checkpoints bit for bit; predictions, metrics",
+        resumes=True,
+    )
+    model = ["--model", checkpoint, "--embedding", "model", "--image-size", 32, "--device", "cpu"]
     return {
         "betons": Stage(
             betons.main,
             lambda out: [*SCENES, "--out", out, "--workers", 2],
             "labels, attributes and pixels of every beton; CSVs byte for byte",
         ),
-        "training": Stage(
-            train.main,
-            lambda out: [*common, "--runs", out, "--exp-name", "run"],
-            "weights, optimizer and epochs of both checkpoints bit for bit; predictions, metrics",
-            resumes=True,
-        ),
+        "training": training,
+        "training, by SIGTERM": replace(training, signal=signal.SIGTERM),
         "last layer, extra images": Stage(
             train.main,
             lambda out: [
@@ -173,6 +193,37 @@ def stages(data):
             ],
             "images and CSVs byte for byte",
         ),
+        "find": Stage(
+            find.main,
+            lambda out: [
+                *("--images", data / "photos", *model),
+                *("--cache", out / "cache", "--out", out / "found.pt", "--report", out / "report.html"),
+            ],
+            "result and embeddings number for number; CSVs and HTML byte for byte",
+        ),
+        "intervene": Stage(
+            intervene.main,
+            lambda out: ["add", "--svm", data / "svm.pt", "--per-class", 2, "--unconfirmed", "--out", out / "index.pt"],
+            "index file number for number",
+        ),
+        "compare": Stage(
+            compare.main,
+            lambda out: [data / "runs" / "base", "--svm", data / "svm.pt", "--out", out / "table"],
+            "table and figure byte for byte",
+        ),
+        "read-sparse": Stage(
+            read_sparse.main,
+            lambda out: ["misclassified", "--sparse", data / "sparse", "--out", out, "--device", "cpu"],
+            "CSVs and figures byte for byte",
+        ),
+        "textual inversion": Stage(
+            interfaces.main,
+            lambda out: [
+                *("learn", "--images", data / "photos", "--classes", "circle", "heart", "--steps", 8),
+                *("--model", data / "diffusion", "--encoder-root", out / "encoder", "--device", "cpu"),
+            ],
+            "tokens and encoder number for number",
+        ),
     }
 
 
@@ -235,14 +286,20 @@ def prepare(data, names):
     (data / "config.yaml").write_text(yaml.safe_dump(CONFIG))
     log, every = data / "log.txt", stages(data)
     undisturbed(betons.main, [*map(str, SCENES), "--out", str(data), "--workers", "1"], log)
-    if set(names) <= {"betons", "training"}:
+    if set(names) <= {"betons", "training", "training, by SIGTERM"}:
         return
     words, _ = every["training"].call(data / "runs")
     undisturbed(train.main, ["base" if word == "run" else word for word in words], log)
-    if not {"report", "generated images", "last layer, extra images"} & set(names):
-        return
-    words, _ = every["embeddings, SVMs, captions"].call(data)
-    undisturbed(distil.main, words, log)
+    for what, made in (("read-sparse", "sparse path"), ("", "embeddings, SVMs, captions")):
+        if what in ("", *names):
+            words, _ = every[made].call(data / "sparse" if what else data)
+            undisturbed(every[made].main, words, log)
+    photos = make_split(SceneSetting(train=40, seed=1), "train")
+    for i in range(len(photos)):
+        image, _, _ = photos[i]
+        path = data / "photos" / photos.shape[i] / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(path)
     undisturbed(make_diffusion_model, data / "diffusion", log)
     words, _ = every["generated images"].call(data / "generated")
     undisturbed(generate.main, words, log)
@@ -267,7 +324,7 @@ def run_stage(name, stage, kills, folder, rng):
         out = folder / f"killed_{number}"
         out.mkdir()
         words, found = stage.call(out)
-        while not killed(stage.main, words, log, moment):  # it was faster than the undisturbed call
+        while not killed(stage, words, log, moment):  # it was faster than the undisturbed call
             moment *= 0.9
             out = folder / f"{out.name}_again"
             out.mkdir()
@@ -275,6 +332,8 @@ def run_stage(name, stage, kills, folder, rng):
         there = sum(1 for _ in finals(found))
         problem = ""
         try:
+            left = [path.name for path in out.rglob(".*.tmp")] if stage.signal == signal.SIGTERM else []
+            assert not left, f"it left {left} behind"
             for path in finals(found):
                 check_whole(path, expected / path.relative_to(found))
             words, found = stage.call(out)
@@ -340,13 +399,24 @@ def undisturbed(command, words, log):
     return time.perf_counter() - began
 
 
-def killed(command, words, log, moment):
-    """Start a command and kill its process group after `moment` seconds; whether it was still running."""
-    process = start(command, words, log)
+def killed(stage, words, log, moment):
+    """Start a stage's command and kill it after `moment` seconds; whether it was still running.
+
+    SIGKILL reaches its whole process group, SIGTERM the process itself, which ends with exit code 143.
+    """
+    process = start(stage.main, words, log)
     time.sleep(moment)
-    os.killpg(process, signal.SIGKILL)
+    if stage.signal == signal.SIGKILL:
+        os.killpg(process, signal.SIGKILL)
+        _, status = os.waitpid(process, 0)
+        return os.WIFSIGNALED(status)
+    os.kill(process, stage.signal)
     _, status = os.waitpid(process, 0)
-    return os.WIFSIGNALED(status)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process, signal.SIGKILL)
+    if status and os.waitstatus_to_exitcode(status) != 128 + stage.signal:
+        raise RuntimeError(f"{stage.main.__module__} ended with status {status} after a signal: see {log}")
+    return status != 0
 
 
 # ---- files ----------------------------------------------------------------------------------------------------------
@@ -354,7 +424,11 @@ def killed(command, words, log, moment):
 
 def finals(folder):
     """Files under their final names, by path."""
-    return sorted(path for path in folder.rglob("*") if path.is_file() and not IGNORED.fullmatch(path.name))
+    return sorted(
+        path
+        for path in folder.rglob("*")
+        if path.is_file() and not any(map(IGNORED.fullmatch, path.relative_to(folder).parts))
+    )
 
 
 def check_whole(path, expected):
@@ -362,11 +436,16 @@ def check_whole(path, expected):
     if not GROWING.fullmatch(path.name):
         return check_equal(path, expected)
     if path.suffix == ".pt":
-        epochs = [load_pt(file, "checkpoint")["run_metadata"]["epoch"] for file in (path, expected)]
-        assert epochs[0] <= epochs[1], f"{path} is of epoch {epochs[0]}"
+        steps = [_steps(load_pt(file, "checkpoint")) for file in (path, expected)]
+        assert steps[0] <= steps[1], f"{path} is of step {steps[0]}"
     else:
         rows, whole = ([*csv.reader(file.open(newline=""))] for file in (path, expected))
         assert rows == whole[: len(rows)], f"{path} holds other rows"
+
+
+def _steps(checkpoint):
+    """How far a training, or a textual inversion, was."""
+    return checkpoint["run_metadata"]["epoch"] if "run_metadata" in checkpoint else checkpoint["step"]
 
 
 def check_same(found, expected):
@@ -385,6 +464,8 @@ def check_equal(path, expected):
     if path.suffix in (".pt", ".pth"):
         one, other = (load_pt(file, "file") for file in (path, expected))
         assert equal(one, other), f"{path} does not hold what {expected} does"
+    elif path.name.endswith(".beton.sha256"):
+        assert check_content(path.with_suffix("")), f"{path} is gone"
     elif path.suffix == ".beton":
         one, other = open_beton(path), open_beton(expected)
         for field in set(other.fields) - {"image"}:
@@ -394,7 +475,10 @@ def check_equal(path, expected):
             assert np.array_equal(images[0][i], images[1][i]), f"image {i} of {path} differs"
     else:
         # The page names its own result; all else must be equal.
-        texts = [file.read_bytes().replace(str(file.parent).encode(), b"") for file in (path, expected)]
+        texts = [
+            file.read_bytes().replace(b"<wbr>", b"").replace(str(file.parent).encode(), b"")
+            for file in (path, expected)
+        ]
         assert texts[0] == texts[1], f"{path} differs from {expected}"
 
 

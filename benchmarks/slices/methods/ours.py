@@ -1,8 +1,8 @@
-"""This project's method: several directions a class (src/directions)."""
+"""This project's method: several directions a class, and the single one where its errors are too few for several."""
 
 import numpy as np
 
-from . import Slice
+from . import Slice, one_svm
 
 TITLE = "failure directions"
 
@@ -13,6 +13,7 @@ def fit(find):
     from failure_directions.svm_utils import whitening
 
     preprocess = Preprocess(*whitening(find.embeddings), True)
+    single = {one.label: one for one in one_svm.fit(find)}
     slices = []
     for label in np.unique(find.labels).tolist():
         rows = np.flatnonzero(find.labels == label)
@@ -21,6 +22,8 @@ def fit(find):
             x, find.wrong[rows], find.probs[rows], find.preds[rows], rng=class_generator(find.seed, label)
         )
         slices += [Slice(label, _hardness(preprocess, one)) for one in found]
+        if not found and label in single:
+            slices.append(single[label])
     return slices
 
 

@@ -8,10 +8,9 @@ import numpy as np
 
 from ...runtime.errors import UserError
 from ..image_sources import ImageFiles
-from .files import check_classes, codes, listed_images, official_path, read_lines
+from .files import SPLIT_NUMBERS, by_split, codes, listed_images, official_path, read_lines
 
 ORIGIN = "https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html"
-SPLITS = {"0": "train", "1": "val", "2": "test"}
 BLACK, BLOND, OTHER_HAIR = range(3)
 
 
@@ -39,9 +38,7 @@ def _sources(folder, class_names, label, others, spurious):
     images = official_path(folder, ["img_align_celeba", "Img/img_align_celeba"], ORIGIN)
     paths = listed_images(images, names, listing)
     everything = ImageFiles(paths, attributes[0], class_names, spurious(*attributes[1:]))
-    sources = {split: everything.keep(np.flatnonzero(splits == number)) for number, split in enumerate(SPLITS.values())}
-    check_classes(sources)
-    return sources
+    return by_split(everything, splits)
 
 
 def _read_attributes(folder, wanted):
@@ -75,4 +72,4 @@ def _read_partition(folder, names):
         raise UserError(
             f"{path} does not list the {len(names)} images of list_attr_celeba.txt in their order; get both files again"
         )
-    return codes(path, "the partition", (words[1] for words in rows), {word: int(word) for word in SPLITS})
+    return codes(path, "the partition", (words[1] for words in rows), SPLIT_NUMBERS)

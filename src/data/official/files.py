@@ -7,6 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from ...runtime.errors import UserError
+from .. import SPLITS
+
+SPLIT_NUMBERS = {"0": 0, "1": 1, "2": 2}  # how official lists write train, val and test
 
 
 def official_path(folder, names, origin):
@@ -78,6 +81,24 @@ def check_present(paths, listing):
             f"{len(missing):,} of the images that {listing} names are not there, such as {missing[0]}; "
             "unpack the whole archive"
         )
+
+
+def by_split(everything, numbers):
+    """The official splits of images.
+
+    Args:
+        everything: an `ImageFiles` of N.
+        numbers: int (N,), 0 for train, 1 for val and 2 for test (`SPLIT_NUMBERS`).
+
+    Returns:
+        dict split -> `ImageFiles`.
+
+    Raises:
+        UserError: as `check_classes`.
+    """
+    sources = {split: everything.keep(np.flatnonzero(numbers == number)) for number, split in enumerate(SPLITS[:3])}
+    check_classes(sources)
+    return sources
 
 
 def check_classes(sources):

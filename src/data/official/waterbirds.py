@@ -3,15 +3,12 @@
 Official files: `metadata.csv` and the images beside it, in the folder `waterbird_complete95_forest2water2/`.
 """
 
-import numpy as np
-
 from ..image_sources import ImageFiles
-from .files import check_classes, codes, listed_images, official_path, read_table
+from .files import SPLIT_NUMBERS, by_split, codes, listed_images, official_path, read_table
 
 ORIGIN = "https://nlp.stanford.edu/data/dro/waterbird_complete95_forest2water2.tar.gz"
 CLASSES = ["landbird", "waterbird"]
 BINARY = {"0": 0, "1": 1}
-SPLITS = {"0": "train", "1": "val", "2": "test"}
 
 
 def waterbirds_sources(folder):
@@ -24,7 +21,5 @@ def waterbirds_sources(folder):
         CLASSES,
         codes(listing, "place", (row["place"] for row in rows), BINARY),
     )
-    splits = codes(listing, "split", (row["split"] for row in rows), {word: int(word) for word in SPLITS})
-    sources = {split: everything.keep(np.flatnonzero(splits == number)) for number, split in enumerate(SPLITS.values())}
-    check_classes(sources)
-    return sources
+    splits = codes(listing, "split", (row["split"] for row in rows), SPLIT_NUMBERS)
+    return by_split(everything, splits)

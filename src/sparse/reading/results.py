@@ -6,13 +6,15 @@ from pathlib import Path
 import numpy as np
 from scipy.special import softmax
 
+from ...data.names import clean_name
+from ...runtime.english import nearest, some
 from ...runtime.errors import UserError
 from ...runtime.pt_files import FLOATS, INTEGERS, is_plain, is_plain_tensor, load_pt
 from ..feature_chunks import FeatureChunks
 from ..path import SparsePath
 from ..selection import select_sparse_model
 
-_AGAIN = "run sparse_main.py again"
+_AGAIN = "run failure-directions sparse again"
 _BLOCK = 2**16  # rows
 
 
@@ -65,7 +67,11 @@ class SparseResult:
 
     @classmethod
     def load(cls, folder):
-        """Raises `UserError` where the folder is not a result, or is damaged."""
+        """Read what sparse_main.py left in a folder.
+
+        Raises:
+            UserError: the folder is not a result, or is damaged.
+        """
         folder = Path(folder)
         run = load_pt(folder / "run.pt", "sparse result", _AGAIN)
         if not _is_run(run):
@@ -85,7 +91,11 @@ class SparseResult:
         return select_sparse_model(self.path, self.args["select"], self.args["factor"])
 
     def layer(self, i=None):
-        """Layer i of the path, by default the selected one. Raises `UserError` for one that it has not."""
+        """Layer i of the path as a `Layer`, by default the selected one.
+
+        Raises:
+            UserError: the path has no such layer.
+        """
         i = self.selected if i is None else i
         if not 0 <= i < len(self.path):
             raise UserError(f"layer {i} is not on the path in {self.folder}, whose layers are 0..{len(self.path) - 1}")
@@ -106,8 +116,10 @@ class SparseResult:
         return np.where(varies, scaled, 0).astype(np.float32)
 
     def class_number(self, name):
+        name = name if name in self.class_names else clean_name(name)
         if name not in self.class_names:
-            raise UserError(f"{self.folder} has no class {name!r}; it has {', '.join(self.class_names[:8])}")
+            hint = nearest(name, self.class_names, f"it has {some(self.class_names)}")
+            raise UserError(f"{self.folder} has no class {name[:80]!r}; {hint}")
         return self.class_names.index(name)
 
     def features(self, split):
