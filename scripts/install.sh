@@ -45,7 +45,7 @@ apt_install() {
         as_root=(sudo)
     fi
     echo "Installing Debian packages: ${missing[*]}"
-    as_root+=(env DEBIAN_FRONTEND=noninteractive apt-get)
+    as_root+=(env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300)  # another apt may be at work
     { "${as_root[@]}" update && "${as_root[@]}" install -y --no-install-recommends "${missing[@]}"; } ||
         die "apt-get could not install ${missing[*]} (its own message is above); install them by hand and call this again."
 }

@@ -13,8 +13,8 @@ end well or with the sentence; a disk too small for the output, after which the 
 with more room must end like an undisturbed one; mounts that are read-only; and mounts that vanish, and betons that
 shrink, while a command runs, which may end well or with the sentence.
 
-Prints every trial that failed, then a Markdown table; leaves OUT/bad_inputs.csv, a row a trial. Exits with 1 where one
-failed.
+Prints every trial that failed as it ends, a Markdown table, and those that failed once more; leaves OUT/bad_inputs.csv,
+a row a trial. Exits with 1 where one failed.
 """
 
 import argparse
@@ -1031,10 +1031,17 @@ def main(argv=None):
     for row in itertools.chain(*(TRIALS[kind](out / "data", out, args.commands) for kind in args.trials)):
         rows.append(row)
         if row["problem"]:
-            print(f"{row['command']}, {row['input']}, {row['what']}: {row['problem']}", flush=True)
+            print(described(row), flush=True)
         write_csv(out / "bad_inputs.csv", rows[0], [row.values() for row in rows])
     print(summary(rows))
-    sys.exit(any(row["problem"] for row in rows))
+    failed = [row for row in rows if row["problem"]]
+    print(*map(described, failed), sep="\n")  # last, where the end of a long log shows them
+    sys.exit(bool(failed))
+
+
+def described(row):
+    """A trial that failed, in one line."""
+    return f"{row['command']}, {row['input']}, {row['what']}: {row['problem']}"
 
 
 def summary(rows):
