@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 import timm
@@ -5,7 +7,7 @@ import torch
 from failure_directions.config_parsing import DatasetConfig, SVMConfig
 from failure_directions.data.betons import open_beton
 from failure_directions.data.splits import Split
-from failure_directions.embeddings.cache import EmbeddingCache
+from failure_directions.embeddings.cache import EmbeddingCache, cache_folder
 from failure_directions.embeddings.spaces import InceptionEmbedding, LatentEmbedding, TimmEmbedding, make_embedding
 from failure_directions.loaders import make_loader
 from failure_directions.models.build import build_model
@@ -43,6 +45,16 @@ def loader(pixels_beton):
 
 def cache(folder, model):
     return EmbeddingCache(folder, model, LatentEmbedding(), CONFIG, CPU)
+
+
+def test_the_folder_of_a_runs_cache_is_spelled_as_its_checkpoint(tmp_path, monkeypatch):
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "run")
+    assert cache_folder("checkpoints/last.pt", "elsewhere") == Path("embeddings")
+    assert cache_folder(tmp_path / "run/checkpoints/last.pt", "elsewhere") == tmp_path / "run/embeddings"
+    assert cache_folder("last.pt", "elsewhere") == Path("elsewhere/embeddings")
+    monkeypatch.chdir(tmp_path / "run" / "checkpoints")
+    assert cache_folder("last.pt", "elsewhere") == Path("../embeddings")
 
 
 def test_predictions_and_features_are_those_of_the_model(tmp_path, model, loader, pixels):

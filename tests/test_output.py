@@ -84,6 +84,13 @@ def test_an_output_that_takes_nothing_ends_a_command_without_a_traceback(output,
     assert error.count("\n") == says.count("\n")
 
 
+@pytest.mark.parametrize("output", OUTPUTS)
+def test_the_list_of_commands_ends_without_a_traceback_too(output):
+    _, _, code, says = OUTPUTS[output]
+    found, error = run(output, "-m", "failure_directions.commands.main", "--help")
+    assert (found, error.endswith(says), error.count("\n")) == (code, True, says.count("\n"))
+
+
 @pytest.mark.parametrize("output", ["a pipe whose reader has left", "a full disk", "a terminal of ASCII"])
 def test_a_result_is_whole_whatever_becomes_of_the_output(output, scenes_folder, trained_run, tmp_path):
     words = ["-m", "failure_directions.commands.main", "distil", "-c", scenes_folder / "config.yaml"]

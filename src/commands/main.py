@@ -37,7 +37,9 @@ def usage():
 def main(argv=None):
     name, *rest = (sys.argv[1:] if argv is None else argv) or ["--help"]
     if name in ("-h", "--help"):
-        print(usage())
+        from ..runtime.errors import entry_point
+
+        entry_point(lambda _: print(usage()))(["--help"])  # who reads it may close the pipe
         return
     if name not in SUBCOMMANDS:
         # Late: a command that exists needs no spelling help.

@@ -21,8 +21,9 @@ from ..training.evaluation import Predictions, predict
 def cache_folder(checkpoint_path, otherwise):
     """`embeddings/` in the checkpoint's run; in the folder `otherwise` where it is in none, or its run is read-only."""
     folder = Path(checkpoint_path).absolute().parent
-    of_run = folder.name == "checkpoints" and os.access(folder.parent, os.W_OK)
-    return (folder.parent if of_run else Path(otherwise)) / "embeddings"
+    run = folder.parent if Path(checkpoint_path).is_absolute() else Path(os.path.relpath(folder.parent))
+    of_run = folder.name == "checkpoints" and os.access(run, os.W_OK)
+    return (run if of_run else Path(otherwise)) / "embeddings"
 
 
 class EmbeddingCache:
