@@ -27,7 +27,7 @@ from failure_directions.sparse.reading.language import (
     word_cloud,
     word_influence,
 )
-from failure_directions.sparse.reading.pictures import before_after_figure, image_rows_figure
+from failure_directions.sparse.reading.pictures import before_after_figure, image_rows_figure, side_by_side
 from failure_directions.sparse.reading.results import Layer, SparseResult, top_positions
 from failure_directions.sparse.reading.vision import (
     DeepFeatures,
@@ -315,6 +315,17 @@ def test_pixels_are_the_inputs_with_their_normalisation_taken_back():
     mean, std = np.array([0.4, 0.5, 0.6]), np.array([0.2, 0.3, 0.1])
     inputs = torch.from_numpy((pixels / 255 - mean) / std).permute(0, 3, 1, 2)
     np.testing.assert_array_equal(to_pixels(inputs, mean, std), pixels)
+
+
+def test_two_sides_keep_their_columns_where_one_has_fewer_rows():
+    images = [np.full((4, 4, 3), value, dtype=np.uint8) for value in (10, 20, 30)]
+    rows = side_by_side([("a", images[:2])], [("b", images[2:]), ("c", images[2:])], ("left", "right"))
+    assert [heading for heading, _ in rows] == ["left: a\nright: b", "left: none\nright: c"]
+    figure = image_rows_figure(rows)
+    shown = [
+        [int(ax.images[0].get_array()[0, 0, 0]) if ax.images else None for ax in figure.axes[i : i + 3]] for i in (0, 3)
+    ]
+    assert shown == [[10, 20, 30], [None, None, 30]]
 
 
 def test_figures_hold_every_image_whatever_the_names():

@@ -11,18 +11,20 @@ def image_rows_figure(rows, title="", side=1.6):
     """Rows of images, each under a heading.
 
     Args:
-        rows: list of (heading, list of uint8 (H, W, 3)).
+        rows: list of (heading, list of uint8 (H, W, 3), or None where a place stays empty).
         side: height of an image, inches.
     """
     columns = max(1, *(len(images) for _, images in rows))
-    shape = max((image.shape[1] / image.shape[0] for _, images in rows for image in images), default=1)
+    there = [image for _, images in rows for image in images if image is not None]
+    shape = max((image.shape[1] / image.shape[0] for image in there), default=1)
     height = side + 0.45
     figure = Figure(figsize=(max(4, columns * side * shape), len(rows) * height + 0.4), dpi=100)
     figure.suptitle(plain_text(title), fontsize=11)
     figure.subplots_adjust(0.01, 0.01, 0.99, 1 - 0.65 / figure.get_figheight(), wspace=0.04, hspace=0.45 / side)
     for axes, (heading, images) in zip(figure.subplots(len(rows), columns, squeeze=False), rows, strict=True):
         for ax, image in zip(axes, images, strict=False):
-            ax.imshow(image, interpolation="nearest" if max(image.shape) <= 64 else None)
+            if image is not None:
+                ax.imshow(image, interpolation="nearest" if max(image.shape) <= 64 else None)
         for ax in axes:
             ax.axis("off")
         axes[0].set_title(plain_text(heading), fontsize=8, loc="left")
@@ -32,9 +34,10 @@ def image_rows_figure(rows, title="", side=1.6):
 def side_by_side(left, right, names):
     """Two lists of rows for `image_rows_figure` as one, the left one's images first; `names` of the two sides."""
     rows = []
+    width = max((len(images) for _, images in left), default=0)
     for first, second in zip_longest(left, right, fillvalue=("none", [])):
         headings = (f"{name}: {heading}" for name, (heading, _) in zip(names, (first, second), strict=True))
-        rows.append(("\n".join(headings), [*first[1], *second[1]]))
+        rows.append(("\n".join(headings), [*first[1], *[None] * (width - len(first[1])), *second[1]]))
     return rows
 
 
