@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import zipfile
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -17,10 +18,12 @@ from failure_directions.runtime.files import (
     check_writable,
     create_npy,
     no_formula,
+    read_rows,
     unchanged,
     without_apostrophe,
     write_csv,
     write_file,
+    write_rows,
     written_together,
 )
 from failure_directions.runtime.pt_files import check_weights_folder, load_pt, load_tensors, save_pt
@@ -364,3 +367,35 @@ for number in range(100):
     left = {path.name: path.read_text() for path in tmp_path.iterdir()}
     wholes = [dict.fromkeys(map("{}.txt".format, "abcd"), "first"), dict.fromkeys(map("{}.txt".format, "ab"), "second")]
     assert left in wholes
+
+
+@dataclass(frozen=True)
+class Line:
+    name: str
+    count: int
+    share: float
+    right: int | str
+
+
+def test_rows_of_a_dataclass_are_read_as_they_were_written(tmp_path):
+    lines = [Line("a, b", 3, 0.1, 1), Line("", -1, float("inf"), "")]
+    write_rows(tmp_path / "x.csv", Line, lines)
+    assert read_rows(tmp_path / "x.csv", Line) == lines
+    write_rows(tmp_path / "empty.csv", Line, [])
+    assert read_rows(tmp_path / "empty.csv", Line) == []
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "name,count,share\na,1,2\n",
+        "name,count,share,right\na,x,2,1\n",
+        "name,count,share,right\na,1\n",
+        "\xff\x00",
+        "\0",
+    ],
+)
+def test_a_table_of_something_else_is_no_table_of_a_dataclass(content, tmp_path):
+    (tmp_path / "x.csv").write_bytes(content.encode("latin-1") + b"\n")
+    with pytest.raises(ValueError, match=r"x\.csv is no table of Line"):
+        read_rows(tmp_path / "x.csv", Line)

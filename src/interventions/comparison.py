@@ -4,9 +4,8 @@ Training anew with another seed alone moves accuracies by a point or more, so a 
 interval over the seeds: Student's t on the paired differences.
 """
 
-import csv
 import warnings
-from dataclasses import astuple, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,7 @@ from scipy import stats
 from ..captions.subpopulations import SUBPOPULATION_SIZES, subpopulation_accuracy
 from ..directions.results import SIDES
 from ..runtime.errors import UserError
-from ..runtime.files import write_csv
+from ..runtime.files import read_rows, write_rows
 from ..runtime.pt_files import INTEGERS, is_plain_tensor, load_pt
 from ..training.metrics import class_accuracies
 from ..training.run_folders import finished_versions
@@ -206,7 +205,7 @@ def paired_interval(values, reference):
 
 def save_rows(path, rows):
     """Write rows as CSV, a column a field."""
-    write_csv(path, [field.name for field in fields(Row)], [astuple(row) for row in rows])
+    write_rows(path, Row, rows)
 
 
 def load_rows(path):
@@ -219,10 +218,8 @@ def load_rows(path):
     if not path.is_file():
         raise UserError(f"comparison {path} does not exist; make it with failure-directions compare")
     try:
-        with open(path, newline="", encoding="utf-8") as stream:
-            table = list(csv.DictReader(stream))
-        rows = [Row(**{field.name: field.type(row[field.name]) for field in fields(Row)}) for row in table]
-    except (UnicodeDecodeError, csv.Error, KeyError, TypeError, ValueError):
+        rows = read_rows(path, Row)
+    except ValueError:
         rows = []
     measures = [{row.measure for row in rows if row.name == name} for name in {row.name for row in rows}]
     if not rows or any(found != measures[0] for found in measures):

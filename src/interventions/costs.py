@@ -1,11 +1,10 @@
 """What repairs have cost: images looked at, labels used, seconds."""
 
-import csv
-from dataclasses import astuple, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 from ..runtime.errors import UserError
-from ..runtime.files import write_csv
+from ..runtime.files import read_rows, write_rows
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,7 @@ _AVERAGED = ("images", "labels", "seconds")
 
 def save_costs(path, costs):
     """Write a list of `Cost` as CSV."""
-    write_csv(path, [field.name for field in fields(Cost)], map(astuple, costs))
+    write_rows(path, Cost, costs)
 
 
 def load_costs(path):
@@ -60,8 +59,6 @@ def load_costs(path):
     if not Path(path).is_file():
         return []
     try:
-        with open(path, newline="", encoding="utf-8") as stream:
-            rows = list(csv.DictReader(stream))
-        return [Cost(**{field.name: field.type(row[field.name]) for field in fields(Cost)}) for row in rows]
-    except (UnicodeDecodeError, csv.Error, KeyError, TypeError, ValueError):
+        return read_rows(path, Cost)
+    except ValueError:
         raise UserError(f"{path} holds no costs of repairs; remove it, or name another folder") from None

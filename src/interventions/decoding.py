@@ -5,8 +5,7 @@ its direction in CLIP's space and decodes. The way is in `directions.interpolati
 `interfaces.image_decoder`; here are the images' folder, and what CLIP and the base model say of them.
 """
 
-import csv
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +16,7 @@ from ..captions.vocabulary import get_caption_set
 from ..directions.results import OutputFiles
 from ..runtime.english import some, with_article
 from ..runtime.errors import UserError
-from ..runtime.files import write_csv
+from ..runtime.files import read_rows, write_rows
 from ..svm_utils import SVMFitter
 
 NEUTRAL = "neutral"  # the side of alpha 0
@@ -239,9 +238,7 @@ def open_images(out, paths):
 
 
 def write_images_table(out, rows):
-    write_csv(
-        Path(out) / IMAGES_CSV, [field.name for field in fields(DecodedImage)], [asdict(row).values() for row in rows]
-    )
+    write_rows(Path(out) / IMAGES_CSV, DecodedImage, rows)
 
 
 def grouped(rows):
@@ -274,9 +271,7 @@ def curve(rows):
 
 
 def write_curve(out, points):
-    write_csv(
-        Path(out) / CURVE_CSV, [field.name for field in fields(CurvePoint)], [asdict(one).values() for one in points]
-    )
+    write_rows(Path(out) / CURVE_CSV, CurvePoint, points)
 
 
 def read_curve(out):
@@ -288,18 +283,12 @@ def read_curve(out):
     return _read(Path(out) / CURVE_CSV, CurvePoint), _read(Path(out) / IMAGES_CSV, DecodedImage)
 
 
-# A cell of a column whose field has this type; `right` may be empty.
-_READERS = {int: int, float: float, int | str: lambda cell: int(cell) if cell else ""}
-
-
 def _read(path, kind):
     if not path.is_file():
         raise UserError(f"{path} does not exist; give the folder that failure-directions decode wrote")
-    kinds = {field.name: _READERS.get(field.type, str) for field in fields(kind)}
     try:
-        with open(path, newline="", encoding="utf-8") as stream:
-            rows = [kind(**{name: read(row[name]) for name, read in kinds.items()}) for row in csv.DictReader(stream)]
-    except (UnicodeDecodeError, csv.Error, KeyError, TypeError, ValueError) as error:
+        rows = read_rows(path, kind)
+    except ValueError as error:
         raise UserError(f"{path} is damaged; decode the images again, into a new folder") from error
     if not rows:
         raise UserError(f"{path} is damaged: it has no rows; decode the images again, into a new folder")

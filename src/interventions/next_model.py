@@ -3,8 +3,7 @@
 Arrays in, plain rows out; the only files here are the table that `save_rows` writes and `load_rows` reads.
 """
 
-import csv
-from dataclasses import astuple, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,7 @@ from scipy import stats
 
 from ..directions.confirmation import benjamini_hochberg, hypergeometric_p, wilson_interval
 from ..runtime.errors import UserError
-from ..runtime.files import write_csv
+from ..runtime.files import read_rows, write_rows
 
 REST, ALL = "rest", "all"
 FIXED, PERSISTS, WORSE, NEW, BETTER, UNCLEAR = "fixed", "persists", "worse", "new", "better", "no clear change"
@@ -194,7 +193,7 @@ def new_failures(candidates, old, before, after):
 
 def save_rows(path, rows):
     """Write rows as CSV, a column a field."""
-    write_csv(path, [field.name for field in fields(ModelRow)], [astuple(row) for row in rows])
+    write_rows(path, ModelRow, rows)
 
 
 def load_rows(path):
@@ -208,10 +207,8 @@ def load_rows(path):
     if not path.is_file():
         raise UserError(f"comparison {path} does not exist; {again}")
     try:
-        with open(path, newline="", encoding="utf-8") as stream:
-            table = list(csv.DictReader(stream))
-        rows = [ModelRow(**{field.name: field.type(row[field.name]) for field in fields(ModelRow)}) for row in table]
-    except (UnicodeDecodeError, csv.Error, KeyError, TypeError, ValueError):
+        rows = read_rows(path, ModelRow)
+    except ValueError:
         rows = []
     if not rows or any(row.verdict not in VERDICTS for row in rows):
         raise UserError(f"{path} is no comparison of two models; {again}")

@@ -9,7 +9,7 @@ import os
 import shutil
 import stat
 import tempfile
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -286,6 +286,33 @@ def write_csv(path, header, rows, for_people=False):
             header, rows = [no_formula(cell) for cell in header], ([no_formula(cell) for cell in row] for row in rows)
         writer.writerow(header)
         writer.writerows(rows)
+
+
+def write_rows(path, kind, rows):
+    """Write instances of the dataclass `kind` as CSV, atomically: a column a field."""
+    write_csv(path, [field.name for field in fields(kind)], map(astuple, rows))
+
+
+def read_rows(path, kind):
+    """The list of instances of the dataclass `kind` that `write_rows` wrote; columns that are no field are passed over.
+
+    Raises:
+        ValueError: the file holds something else.
+        OSError: it cannot be read.
+    """
+    read = {field.name: _number_or_nothing if field.type == int | str else field.type for field in fields(kind)}
+    try:
+        with open(path, newline="", encoding="utf-8") as stream:
+            table = csv.DictReader(stream)
+            if not read.keys() <= set(table.fieldnames or ()):
+                raise ValueError("a column is missing")
+            return [kind(**{name: of(row[name]) for name, of in read.items()}) for row in table]
+    except (csv.Error, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is no table of {kind.__name__}: {error}") from error
+
+
+def _number_or_nothing(cell):
+    return int(cell) if cell else ""
 
 
 def no_formula(cell):
