@@ -8,6 +8,7 @@ batch, as FFCV's and torch's samplers share them out; a few examples come twice 
 evaluation it delivers whole batches, the same ones as in a single process, and none twice.
 """
 
+import weakref
 from collections import namedtuple
 
 import numpy as np
@@ -255,6 +256,7 @@ class Loader:
         # FFCV delivers fields in the beton's order.
         self._delivered = [field for field in split.beton.fields if field in self._wanted(fields)]
         self._batch = namedtuple("Batch", fields)
+        self._memory = _BatchMemory(device)
         mean, std = np.array(mean or [0.0] * 3), np.array(std or [255.0] * 3)
         self._fill = torch.tensor(mean.round(), dtype=torch.uint8, device=device)
         # Repeated along a row of pixels: three numbers would be too short an inner loop on a CPU.
@@ -285,11 +287,17 @@ class Loader:
 
     def _prepare(self, raw, key, index):
         """Augment and normalise (B, H, W, 3) uint8 into (B, 3, H, W) float32, channels last in memory."""
-        if self.augmentation:
-            raw = augment(raw, self.augmentation, self._fill, key, index)
         batch, height, width, _ = raw.shape
-        image = torch.addcmul(self._offset, raw.reshape(batch, height, width * 3).float(), self._scale)
-        return image.view(batch, height, width, 3).permute(0, 3, 1, 2)
+        images = self._memory.floats(batch, height, width * 3)
+        # On a CPU a few images at a time, so that what lies between raw and normalised pixels stays in its cache.
+        step = batch if self.device.type == "cuda" else max(1, 2**17 // (height * width))
+        for rows in (slice(start, start + step) for start in range(0, batch, step)):
+            some = (
+                augment(raw[rows], self.augmentation, self._fill, key, index[rows]) if self.augmentation else raw[rows]
+            )
+            pixels = some.reshape(-1, height, width * 3).float()
+            torch.addcmul(self._offset, pixels, self._scale, out=images[rows])
+        return images.view(batch, height, width, 3).permute(0, 3, 1, 2)
 
     def _wanted(self, fields):
         # Augmentation is keyed by index.
@@ -304,6 +312,29 @@ class Loader:
         if "image" in fields:
             pipelines["image"] = [_DECODERS[decoder](imgsz), ToTensor(), *to_device]
         return pipelines
+
+
+class _BatchMemory:
+    """Memory for batches; a CPU's is used again as soon as nobody holds its batch.
+
+    Large blocks come from the operating system and go back to it, and to have their pages made anew for every batch
+    takes several times as long as to fill them.
+    """
+
+    def __init__(self, device):
+        self.device, self._free = device, []
+
+    def floats(self, *shape):
+        """A float32 tensor of any content."""
+        if self.device.type == "cuda":
+            return torch.empty(shape, device=self.device)  # torch keeps and shares out this memory itself
+        count = int(np.prod(shape))
+        fits = self._free and self._free[-1].size >= count
+        block = self._free.pop() if fits else np.empty(count, np.float32)
+        part = block[:count]
+        # The tensor and all its views hold `part`, and nothing else does.
+        weakref.finalize(part, self._free.append, block).atexit = False
+        return torch.from_numpy(part).view(shape)
 
 
 def _check_image_size(split, imgsz):

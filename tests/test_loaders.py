@@ -150,6 +150,37 @@ def test_a_quasi_random_order_delivers_every_example_once(split):
     assert sorted(seen.tolist()) == split.indices.tolist()
 
 
+def test_pixels_are_augmented_and_normalised_alike_however_many_are_worked_on_at_a_time(split):
+    mean, std = [125.3, 123.0, 113.9], [51.5, 50.8, 51.3]
+    loader = make_loader(split, config(mean=mean, std=std, train_aug="cifar_train_aug"), CPU, train=True)
+    side = 300  # one image at a time
+    raw, index = torch.randint(0, 256, (5, side, side, 3), dtype=torch.uint8), torch.arange(5)
+    loader._scale, loader._offset = (one[:3].repeat(side) for one in (loader._scale, loader._offset))
+    found = loader._prepare(raw, 1, index)
+    fill = torch.tensor(mean).round().byte()
+    moved = augment(raw, AUGMENTATIONS["cifar_train_aug"], fill, 1, index).double()
+    expected = (moved - torch.tensor(mean)) / torch.tensor(std)
+    assert torch.allclose(found.permute(0, 2, 3, 1).double(), expected, rtol=0, atol=1e-5)
+    assert found.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_memory_of_a_batch_is_used_again_once_nobody_holds_it_and_not_before(split):
+    def loader():
+        return make_loader(split, config(drop_last=False, batch_size=8), CPU)
+
+    kept = list(loader())
+    assert len({batch.image.data_ptr() for batch in kept}) == len(kept) > 3
+    row = None
+    places = set()
+    for batch, expected in zip(loader(), kept, strict=True):
+        places.add(batch.image.data_ptr())
+        assert torch.equal(batch.image, expected.image)
+        row = batch.image[0] if row is None else row  # a view holds the whole
+        del batch
+    assert torch.equal(row, kept[0].image[0])
+    assert len(places) < len(kept)
+
+
 def test_augmentation_of_an_example_does_not_depend_on_its_batch():
     images = torch.randint(0, 256, (32, 12, 12, 3), dtype=torch.uint8)
     fill, index, key = torch.tensor([1, 2, 3], dtype=torch.uint8), torch.arange(100, 132), epoch_key(3, 4)
