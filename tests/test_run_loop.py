@@ -204,6 +204,22 @@ def test_generated_images_are_made_trained_on_and_measured(scenes_folder, tmp_pa
                 made.append([row["label"] for row in csv.DictReader(stream)])
         assert sorted(made[0]) == sorted(made[1])
 
+    # Images decoded along the same classes' directions, beside those of captions.
+    from_directions = ["--from", "directions", "--by", "hard", "decoded_hard", "--alpha", 0.4]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("failure_directions.commands.sampling.USUAL_SAMPLING", Sampling(8, 2, 2.0))
+        run_loop.main([str(word) for word in [*words, *from_directions]])
+    for seed in (0, 1):
+        labels = []
+        for images in ("hard2", "decoded_hard_0.4_2"):
+            folder = tmp_path / "loop" / "generated" / images / f"seed_{seed}"
+            with open(folder / ("decoded.csv" if "decoded" in images else "manifest.csv"), newline="") as stream:
+                labels.append([row["label"] for row in csv.DictReader(stream)])
+        assert set(labels[0]) == set(labels[1])
+        assert len(labels[1]) == 2 * len(set(labels[1]))
+    with open(tmp_path / "loop" / "compared_synthetic2_finetune_last.csv", newline="") as stream:
+        assert "synthetic2_decoded_hard_0.4_finetune_last" in {row["name"] for row in csv.DictReader(stream)}
+
     # No two seeds share noise, and no run but that of "none" is without extra images.
     seeds = [path.name for path in (tmp_path / "loop" / "generated" / "hard2").rglob("*.png")]
     assert {name[:-6] for name in seeds} == {"000000", "010000"}
@@ -223,6 +239,8 @@ def test_generated_images_are_made_trained_on_and_measured(scenes_folder, tmp_pa
         (["--intervention", "filter", "--by", "random"], "--by random does not go with filter"),
         (["--intervention", "weights", "--scheme", "soft", "--by", "minority"], "does not go with --scheme soft"),
         (["--intervention", "weights", "--factor", "nan"], "--factor nan is no weight"),
+        (["--from", "directions"], "--from directions does not go with add"),
+        (["--alpha", "0"], "--alpha is 0; give a share of the way"),
         (["--budget", "0"], "--budget 0 adds nothing"),
         (["--intervention", "weights", "--budget", "5"], "--budget does not go with weights"),
         (["--seeds", "-1"], "--seeds -1 is below 0"),

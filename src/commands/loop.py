@@ -20,6 +20,8 @@ where it stopped; called again with another intervention, more --by or more --se
 
 retrains the last layer with images that a diffusion model makes of each class's neutral, easy and hard captions, and
 without any. The images go to OUT/generated/, and how accurate the base models are on them to OUT/generatedN.csv.
+--from directions compares them with images that are decoded from the class's mean and along its single direction (see
+failure-directions decode).
 """
 
 import argparse
@@ -42,6 +44,8 @@ from .compare import text_table
 from .steps import options, repeated, run
 
 SYNTHETIC = ("none", "neutral", "easy", "hard")
+DECODED = ("decoded_neutral", "decoded_easy", "decoded_hard")
+SOURCES = {"captions": SYNTHETIC, "directions": (*SYNTHETIC, *DECODED)}  # what --by is of, by default
 PLACEBO, PLACEBO_SEEDS = "placebo", 10**6  # as the comparison knows them
 BY_SLICES = "slices"
 COSTS = "costs.csv"
@@ -69,9 +73,26 @@ def parse_arguments(argv=None):
     parser.add_argument(
         "--by",
         nargs="+",
-        choices=(*CHOICES, BY_SLICES, *SYNTHETIC),
+        choices=(*CHOICES, BY_SLICES, *SYNTHETIC, *DECODED),
         help="what chooses images, a run each (default: svm); of synthetic, whose captions they are "
-        "made of, none for no images (default: all four)",
+        "made of, none for no images, or what they are decoded of (default: all that --from says)",
+    )
+    parser.add_argument(
+        "--from",
+        dest="source",
+        choices=SOURCES,
+        default="captions",
+        help="what synthetic makes images of: captions (default), or directions as well",
+    )
+    parser.add_argument(
+        "--alpha",
+        type=float,
+        default=0.3,
+        metavar="A",
+        help="share of the way along a direction at which images are decoded (default: 0.3)",
+    )
+    parser.add_argument(
+        "--decoder", metavar="FOLDER|NAME", help="of decoded images: --model of failure-directions decode --help"
     )
     parser.add_argument("--scheme", choices=SCHEMES, default="x2", help="of weights (default: x2)")
     parser.add_argument("--factor", type=float, default=2.0, help="of weights by x2 (default: 2)")
@@ -173,7 +194,7 @@ def check_arguments(args):
     if args.indices_file:
         existing_index_file(args.indices_file)
     is_synthetic = args.intervention == "synthetic"
-    args.by = list(dict.fromkeys(args.by or (SYNTHETIC if is_synthetic else ["svm"])))
+    args.by = list(dict.fromkeys(args.by or (SOURCES[args.source] if is_synthetic else ["svm"])))
     args.seeds = list(dict.fromkeys(args.seeds))
     args.finetune = args.finetune or ("last" if is_synthetic else None)
     strange = set(args.by) - set(choices(args))
@@ -187,6 +208,10 @@ def check_arguments(args):
         raise UserError(f"--captions needs embedding: clip, but {args.svm_config} says {svm_config.embedding}")
     if is_synthetic and not args.captions:
         raise UserError("--intervention synthetic makes images of captions; give --captions")
+    if args.source != "captions" and not is_synthetic:
+        raise UserError(f"--from {args.source} does not go with {args.intervention}; leave it out")
+    if not 0 < args.alpha <= 1:  # nan as well
+        raise UserError(f"--alpha is {args.alpha:g}; give a share of the way, above 0 and at most 1")
     how_many = ("--per-class", args.per_class) if args.budget is None else ("--budget", args.budget)
     if args.intervention in ("add", "synthetic") and how_many[1] < 1:
         raise UserError(f"{how_many[0]} {how_many[1]} adds nothing; give 1 or more")
@@ -204,7 +229,7 @@ def check_arguments(args):
 
 def choices(args):
     """What --by can be, in the order of the comparison's columns."""
-    return (*SYNTHETIC, BY_SLICES) if args.intervention == "synthetic" else (*CHOICES, BY_SLICES)
+    return (*SYNTHETIC, BY_SLICES, *DECODED) if args.intervention == "synthetic" else (*CHOICES, BY_SLICES)
 
 
 def finished(out, name, seeds):
@@ -275,7 +300,9 @@ def run_name(args, by=None):
         what = f"x{args.factor:g}"
     if args.share != "errors":
         what += args.share
-    return "_".join(part for part in (what, by, args.finetune and f"finetune_{args.finetune}") if part)
+    return "_".join(
+        part for part in (what, by and kind_of(by, args), args.finetune and f"finetune_{args.finetune}") if part
+    )
 
 
 def root(args, seed):
@@ -406,8 +433,22 @@ def looked_and_labelled(by, result, changes, args):
 
 
 def generated(out, by, result, seed, args):
-    """Path of the manifest of the images of one kind of captions, which are generated as far as they are not there."""
+    """Path of the manifest of the images of one kind, which are generated as far as they are not there."""
     manifest = manifest_path(out, by, seed, args)
+    if by in DECODED:
+        words = options(
+            svm=result,
+            alphas=[0 if by == "decoded_neutral" else args.alpha],
+            sides=[by.removeprefix("decoded_")] if by != "decoded_neutral" else None,
+            per_alpha=args.per_class,
+            out=manifest.parent,
+            seed=SEEDS_APART * seed,
+            device=args.device,
+            model=args.decoder,
+        )
+        classes = classes_with_directions(result) if args.unconfirmed else confirmed_classes(result)
+        run("decode", *words, "--class", *classes)
+        return manifest
     words = options(
         svm=result,
         captions="hard" if by == BY_SLICES else by,
@@ -428,7 +469,22 @@ def generated(out, by, result, seed, args):
 
 
 def manifest_path(out, by, seed, args):
+    if by in DECODED:
+        return out / "generated" / f"{kind_of(by, args)}_{images_of(args)}" / f"seed_{seed}" / "decoded.csv"
     return out / "generated" / f"{by}{images_of(args)}" / f"seed_{seed}" / "manifest.csv"
+
+
+def kind_of(by, args):
+    """What chooses or what images are made of, for names: with the share of the way where images are decoded on it."""
+    return f"{by}_{args.alpha:g}" if by in ("decoded_easy", "decoded_hard") else by
+
+
+def classes_with_directions(path):
+    """Names of the classes of a result that were not skipped."""
+    from ..directions.results import read_result
+
+    result = read_result(path)
+    return [name for c, name in enumerate(result.class_names) if c not in result.skipped]
 
 
 def images_of(args):
