@@ -161,6 +161,8 @@ def test_pixels_are_augmented_and_normalised_alike_however_many_are_worked_on_at
     moved = augment(raw, AUGMENTATIONS["cifar_train_aug"], fill, 1, index).double()
     expected = (moved - torch.tensor(mean)) / torch.tensor(std)
     assert torch.allclose(found.permute(0, 2, 3, 1).double(), expected, rtol=0, atol=1e-5)
+    at_once = torch.addcmul(loader._offset.view(-1, 3)[0], moved.float(), loader._scale.view(-1, 3)[0])
+    assert torch.equal(found.permute(0, 2, 3, 1), at_once)
     assert found.is_contiguous(memory_format=torch.channels_last)
 
 
