@@ -75,7 +75,10 @@ class Trainer:
         options = self.config.training
         model = start.model.to(self.device, memory_format=torch.channels_last)
         trained = trained or model
-        stepped = DistributedDataParallel(trained) if world_size() > 1 else trained
+        stepped = trained
+        if world_size() > 1:
+            # Batch norm's running statistics are rank 0's: they are handed out once an epoch, not before each step.
+            stepped = DistributedDataParallel(trained, broadcast_buffers=False, gradient_as_bucket_view=True)
         state, first, best = start.training_state, 0, -1.0
         optimizer = torch.optim.SGD(
             trained.parameters(),
