@@ -290,7 +290,7 @@ class Loader:
         batch, height, width, _ = raw.shape
         images = self._memory.floats(batch, height, width * 3)
         # On a CPU a few images at a time, so that what lies between raw and normalised pixels stays in its cache.
-        step = batch if self.device.type == "cuda" else max(1, 2**17 // (height * width))
+        step = batch if self.device.type == "cuda" else max(1, 2**18 // (height * width))
         for rows in (slice(start, start + step) for start in range(0, batch, step)):
             some = (
                 augment(raw[rows], self.augmentation, self._fill, key, index[rows]) if self.augmentation else raw[rows]

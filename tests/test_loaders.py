@@ -153,7 +153,7 @@ def test_a_quasi_random_order_delivers_every_example_once(split):
 def test_pixels_are_augmented_and_normalised_alike_however_many_are_worked_on_at_a_time(split):
     mean, std = [125.3, 123.0, 113.9], [51.5, 50.8, 51.3]
     loader = make_loader(split, config(mean=mean, std=std, train_aug="cifar_train_aug"), CPU, train=True)
-    side = 300  # one image at a time
+    side = 300  # two images at a time
     raw, index = torch.randint(0, 256, (5, side, side, 3), dtype=torch.uint8), torch.arange(5)
     loader._scale, loader._offset = (one[:3].repeat(side) for one in (loader._scale, loader._offset))
     found = loader._prepare(raw, 1, index)
@@ -213,6 +213,17 @@ def test_shifts_flips_and_holes_are_what_they_are_called():
         assert moved.tobytes() in versions
         kinds.add(versions[moved.tobytes()])
     assert len(kinds) > 20
+
+
+def test_images_that_are_mirrored_alone_are_the_same_ones_as_those_that_are_also_shifted():
+    images, index = torch.randint(0, 256, (64, 9, 7, 3), dtype=torch.uint8), torch.arange(64)
+    fill = torch.zeros(3, dtype=torch.uint8)
+    alone = augment(images, Augmentation(flip=True), fill, 5, index)
+    mirrored = (alone == images.flip(2)).flatten(1).all(1)
+    assert 16 < mirrored.sum() < 48
+    assert torch.equal(alone[~mirrored], images[~mirrored])
+    holed = augment(images, Augmentation(flip=True, cutout=1), fill, 5, index)  # by way of single pixels
+    assert ((holed != alone).any(-1).flatten(1).sum(1) <= 1).all()
 
 
 def test_keyed_numbers_are_uniform_and_unrelated():

@@ -20,8 +20,7 @@ where it stopped; called again with another intervention, more --by or more --se
 
 retrains the last layer with images that a diffusion model makes of each class's neutral, easy and hard captions, and
 without any. The images go to OUT/generated/, and how accurate the base models are on them to OUT/generatedN.csv.
---from directions compares them with images that are decoded from the class's mean and along its single direction (see
-failure-directions decode).
+--from directions compares them with images that are decoded from the class's mean and along its single direction.
 """
 
 import argparse

@@ -72,6 +72,10 @@ def augment(images, augmentation, fill, key, index):
     batch, height, width, _ = images.shape
     device = images.device
     draws = keyed_uniform(key, index, 5)
+    if augmentation == Augmentation(flip=True):
+        # Whole images are chosen from both, which is several times faster than to gather their pixels.
+        both = torch.cat([images, images.flip(2)])
+        return both.index_select(0, torch.arange(batch, device=device) + batch * (draws[:, 0] < 0.5))
     rows = torch.arange(height, device=device).expand(batch, height)
     columns = torch.arange(width, device=device).expand(batch, width)
     visible = None
