@@ -5,13 +5,14 @@ PYTEST_ARGS ?=
 DATA ?=
 WEIGHTS ?= data/efficientnet_lite0.pt
 
-.PHONY: help setup demo test check slices clean
+.PHONY: help setup demo test check slices bench clean
 
 help:
 	@echo "make demo    run the whole loop on the embedded data set"
 	@echo "make test    lint, check the format, run the tests (PYTEST_ARGS='-k svm' to choose)"
 	@echo "make check   what takes longer than a test: notebooks, an empty environment, kills, bad inputs"
 	@echo "make slices  the short slice benchmark on drawn scenes (DATA=FOLDER with CIFAR-10: on its photographs)"
+	@echo "make bench   ours, a peer and the limit: a table of what is fast, on one core, in about ten minutes"
 	@echo "make setup   install what is missing: system packages, .venv, requirements.txt, this project (PYTHON=python3.12 to choose)"
 	@echo "make clean   remove the demo's output, builds and caches; .venv, runs/ and data/ stay"
 
@@ -48,6 +49,9 @@ slices: $(STAMP)
 	.venv/bin/python -m benchmarks.slices.make $(SLICES) --out data/slices $(if $(DATA),--data "$(DATA)" --weights "$(WEIGHTS)")
 	.venv/bin/python -m benchmarks.slices.run $(SLICES) --data data/slices --out data/slices/short.csv --methods $(SLICE_METHODS)
 	.venv/bin/python -m benchmarks.slices.report data/slices/short.csv --out data/slices/short
+
+bench: $(STAMP)
+	OMP_NUM_THREADS=1 .venv/bin/python benchmarks/bench_speed.py --out build/bench.md
 
 clean:
 	rm -rf demo build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache

@@ -16,11 +16,10 @@ import sys
 import time
 
 import numpy as np
+from bench_svm import make_problem
 from failure_directions.directions.class_fit import SEARCHED_C, class_weights, fit_svm, stratified_folds
 from failure_directions.runtime.errors import entry_point
 from failure_directions.runtime.tables import format_table
-
-from benchmarks.bench_svm import make_problem
 
 SIDES = ("libsvm", "primal", "LinearSVC")
 SMALL = 5000  # examples, up to which libsvm is asked
@@ -41,11 +40,16 @@ def main():
         for side in SIDES:
             if side == "libsvm" and n > SMALL:
                 continue
-            words = [sys.executable, "-m", "benchmarks.bench_large_class", "--sizes", str(n), "--side", side]
-            found = json.loads(subprocess.run(words, check=True, capture_output=True, text=True).stdout)
+            found = measure_alone(n, side)
             above = "" if found["above"] is None else f"{found['above']:.1e}"
             rows.append([n, side, f"{found['seconds']:.2f}", f"{found['MiB']:.0f}", f"{found['C']:g}", above])
     print(format_table(["images", "solver", "seconds", "MiB", "C", "above libsvm"], rows, left=0))
+
+
+def measure_alone(n, side):
+    """`measure` in a process of its own, whose memory nothing else has touched."""
+    words = [sys.executable, __file__, "--sizes", str(n), "--side", side]
+    return json.loads(subprocess.run(words, check=True, capture_output=True, text=True).stdout)
 
 
 def measure(n, side):
@@ -69,6 +73,7 @@ def measure(n, side):
 
 
 def liblinear(z, right):
+    """The C that LinearSVC's two folds choose, after a last fit with it."""
     import warnings
 
     from sklearn.exceptions import ConvergenceWarning

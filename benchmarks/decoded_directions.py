@@ -27,7 +27,7 @@ from failure_directions.runtime.errors import entry_point
 from failure_directions.runtime.files import write_csv
 from failure_directions.runtime.tables import format_table
 
-from benchmarks.planted_scenes import run_setting
+from planted_scenes import run_setting
 
 COLUMNS = ("seed", "class", "side", "alpha", "in_class", "attribute", "right")
 RESAMPLES = 2000

@@ -1,10 +1,12 @@
 """What those who carry the project on rely on says the same in every place."""
 
+import ast
 import json
 import re
 import tomllib
 from pathlib import Path
 
+import pytest
 import yaml
 from test_rooms import FLOORS
 
@@ -68,3 +70,14 @@ def test_hooks_run_what_is_there():
     for hook in repository["hooks"]:
         for path in re.findall(r"tests/\S+", hook["entry"]):
             assert (ROOT / path).is_file()
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "benchmarks").glob("*.py")), ids=lambda path: path.stem)
+def test_a_benchmark_that_is_called_by_its_path_finds_what_it_imports(path):
+    """Called so, Python knows its own folder and what is installed, and not the folders beside it."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    if f"python benchmarks/{path.name}" not in ast.get_docstring(tree):
+        return
+    imports = [node for node in ast.walk(tree) if isinstance(node, (ast.Import, ast.ImportFrom))]
+    modules = [node.module if isinstance(node, ast.ImportFrom) else node.names[0].name for node in imports]
+    assert not [module for module in modules if module.split(".")[0] in ("benchmarks", "scripts", "tests")]
