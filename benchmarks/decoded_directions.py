@@ -26,7 +26,6 @@ from failure_directions.interventions.decoding import open_images, read_curve
 from failure_directions.runtime.errors import entry_point
 from failure_directions.runtime.files import write_csv
 from failure_directions.runtime.tables import format_table
-
 from planted_scenes import run_setting
 
 COLUMNS = ("seed", "class", "side", "alpha", "in_class", "attribute", "right")
