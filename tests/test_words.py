@@ -1,5 +1,6 @@
 """Words are learned where a slice was found and tested where it was confirmed."""
 
+import csv
 from dataclasses import replace
 
 import failure_directions as fd
@@ -8,7 +9,15 @@ import pytest
 import torch
 from failure_directions.captions import columns, describing, labels, qualities
 from failure_directions.captions.describing import in_words
-from failure_directions.captions.statements import GOES_WITH, NAMES, auroc_interval, best_cut, separations
+from failure_directions.captions.statements import (
+    GOES_WITH,
+    NAMES,
+    SHOWN,
+    auroc_interval,
+    best_cut,
+    held_statements,
+    separations,
+)
 from failure_directions.commands import find as find_command
 from failure_directions.data.scene_drawing import COLOURS
 from failure_directions.data.scenes import make_split, planted_setting
@@ -250,6 +259,49 @@ def test_the_report_says_the_words_and_escapes_them(planted, tmp_path):
     assert "In words: these images are darker (AUROC" in again
     found.save(tmp_path / "OUT.pt")
     assert "In words:" not in fd.load(tmp_path / "OUT.pt").report(tmp_path / "again.html").read_text()
+
+
+def test_what_speaks_against_a_statement_is_kept_and_shown(planted, tmp_path):
+    """Images that are dark and not of the slice, and bright ones of it."""
+    rng = np.random.default_rng(3)
+    images = planted["images"].copy()
+    swapped = rng.random(len(images)) < 0.05
+    images[swapped] = np.where(images[swapped] < 67, images[swapped] * 2 + 60, images[swapped] // 3)
+    described = find(planted, images=images).describe("qualities")
+    row, one = described.words[0], described.analysis.result.found.confirmed[0]
+    assert row.verdict == NAMES
+    split = described.analysis.result.splits[described.analysis.result.found.confirm]
+    brightness = images.mean(axis=(1, 2, 3))[split.indices]
+    elsewhere, inside = ([int(i) for i in side.split()] for side in (row.holds_elsewhere, row.fails_inside))
+    assert 0 < len(elsewhere) <= SHOWN
+    assert 0 < len(inside) <= SHOWN
+    assert not set(elsewhere) & set(one.members.tolist())
+    assert set(inside) <= set(one.members.tolist())
+    assert brightness[elsewhere].max() < brightness[inside].min()
+
+    described.save(tmp_path / "OUT.pt")
+    page = fd.load(tmp_path / "OUT.pt").report(tmp_path / "page.html").read_text()
+    assert "holds of these, which are not of the slice" in page
+    assert page.count('alt="Fails inside') == len(inside)
+    # A table from before these columns.
+    with open(tmp_path / "OUT_words.csv", newline="") as stream:
+        rows = [line[:-2] for line in csv.reader(stream)]
+    with open(tmp_path / "OUT_words.csv", "w", newline="") as stream:
+        csv.writer(stream).writerows(rows)
+    older = fd.load(tmp_path / "OUT.pt")
+    assert older.words[0] == replace(row, holds_elsewhere="", fails_inside="")
+    assert "holds of these" not in older.report(tmp_path / "older.html").read_text()
+
+
+def test_the_images_that_speak_against_a_statement_are_those_of_its_cut():
+    rng = np.random.default_rng(0)
+    members = rng.random((2, 400)) < 0.3
+    find_scores, scores = (rng.normal(size=(400, 1)) + 1.5 * of[:, None] for of in members)
+    (held,) = held_statements(find_scores, members[0], scores, members[1], rng.random(400) < 0.3, ["a"], 0.1)
+    outside = [i for i in np.argsort(-scores[:, 0]) if scores[i, 0] >= held.cut and not members[1, i]]
+    inside = [i for i in np.argsort(scores[:, 0]) if scores[i, 0] < held.cut and members[1, i]]
+    assert list(held.holds_elsewhere) == outside[:SHOWN]
+    assert list(held.fails_inside) == inside[:SHOWN]
 
 
 def test_statements_of_a_source_share_a_verb():

@@ -154,8 +154,12 @@ def _of_slice(one, find, confirm, told, seen, level, class_names):
         source, text = sources[statement.column], columns.said(texts[statement.column], statement.cut)
         if source in ("labels", "captions"):
             text = _towards(text, one.class_name, others)
-        numbers = {name: value for name, value in vars(statement).items() if name not in ("column", "cut")}
-        found.append(WordRow(class_name=one.class_name, slice=one.id, source=source, statement=text, **numbers))
+        told = {name: value for name, value in vars(statement).items() if name not in ("column", "cut")}
+        told |= {
+            name: " ".join(str(position) for position in rows[1][list(told[name])])
+            for name in ("holds_elsewhere", "fails_inside")
+        }
+        found.append(WordRow(class_name=one.class_name, slice=one.id, source=source, statement=text, **told))
     return found
 
 

@@ -17,6 +17,7 @@ LEAST_AUROC = 0.70  # the lower end of the interval of what separates
 SAME = 0.9  # correlation from which statements are one
 MOST = 5  # statements tested a slice
 POOL = 50  # statements looked through for groups
+SHOWN = 8  # images a side that speak against a statement
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +33,8 @@ class Held:
         error_rate, rest_error_rate: of those and of all others of the class; NaN where there is none.
         p_value: one-sided, that the first is no higher; NaN where an earlier statement failed, so that it wasn't asked.
         verdict: `NAMES`, `GOES_WITH` or `NOTHING`.
+        holds_elsewhere: rows of confirm, at most `SHOWN`: of the class's rest, where it holds, highest score first.
+        fails_inside: the same of the slice, where it does not hold, lowest score first.
     """
 
     column: int
@@ -45,6 +48,8 @@ class Held:
     rest_error_rate: float
     p_value: float
     verdict: str
+    holds_elsewhere: tuple
+    fails_inside: tuple
 
 
 def separations(scores, members):
@@ -128,9 +133,17 @@ def held_statements(find, find_members, confirm, confirm_members, wrong, texts, 
                 rest_error_rate=rates[1],
                 p_value=p,
                 verdict=verdict,
+                holds_elsewhere=_first(holds & ~confirm_members, -confirm[:, column]),
+                fails_inside=_first(~holds & confirm_members, confirm[:, column]),
             )
         )
     return tested
+
+
+def _first(rows, order):
+    """At most `SHOWN` of the rows that a mask chooses, by rising order."""
+    rows = np.flatnonzero(rows)
+    return tuple(rows[np.argsort(order[rows], kind="stable")[:SHOWN]].tolist())
 
 
 def _distinct(scores, separation, texts, most):

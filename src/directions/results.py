@@ -273,6 +273,7 @@ class WordRow:
 
     Attributes:
         source: "qualities", "labels", "captions" or "metadata".
+        holds_elsewhere, fails_inside: positions in the confirm part, with spaces between; "" also in files of before.
     """
 
     ending = "words.csv"
@@ -290,6 +291,8 @@ class WordRow:
     error_rate: float
     rest_error_rate: float
     p_value: float
+    holds_elsewhere: str = ""
+    fails_inside: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ..captions.describing import in_words
+from ..captions.statements import NAMES
 from ..directions.confirmation import CONFIRMED, NEAR_DUPLICATE, TOO_FEW, Slice, wilson_interval
 from ..directions.galleries import knows_confidences
 from ..directions.results import WordRow
@@ -254,6 +255,8 @@ class SliceSummary:
         typical_positions: int (n,), where these lie in the confirm part.
         said: what its images have in common, in words; "" where nobody asked.
         words: `WordRow`s, the statements that were asked.
+        disagreement: where a statement names it, a pair of lists of `Thumbnail`s: images outside the slice for which
+            the first such statement holds, and images of the slice for which it does not.
     """
 
     number: int
@@ -274,6 +277,12 @@ class SliceSummary:
     typical_positions: np.ndarray | None = field(default=None, repr=False)
     said: str = ""
     words: list = field(default_factory=list)
+    disagreement: tuple = ((), ())
+
+    @property
+    def name_given(self):
+        """The first `WordRow` that names it, or None."""
+        return next((row for row in self.words if row.verdict == NAMES), None)
 
     @property
     def confirmed(self):
@@ -458,7 +467,7 @@ def add_words(tested, proc):
 
 
 def add_slice_images(tested, proc, budget):
-    """Fill in `hardest` and `typical` of the sections of a `Tested`.
+    """Fill in `hardest`, `typical` and `disagreement` of the sections of a `Tested`.
 
     Args:
         tested: `Tested`.
@@ -472,12 +481,20 @@ def add_slice_images(tested, proc, budget):
         MissingBeton: there are no images.
     """
     most = images_a_side(len(tested.sections))
-    limit = image_limit(budget, len(tested.sections) * (most + most // 2))
+    named = sum(one.name_given is not None for one in tested.sections)
+    limit = image_limit(budget, len(tested.sections) * (most + most // 2) + named * 2 * (most // 2))
     values = proc.metrics(tested.confirm).get("slice_values")
     used = 0
     for summary in tested.sections:
         of_slice = values[:, summary.found.rank - 1]
         summary.hardest, _ = thumbnails(proc, tested.confirm, summary.found.members[:most], of_slice, limit)
         summary.typical, _ = thumbnails(proc, tested.confirm, summary.typical_positions[: most // 2], of_slice, limit)
-        used += sum(len(image.uri or image.text) for image in (*summary.hardest, *summary.typical))
+        row = summary.name_given
+        if row is not None:
+            sides = [[int(i) for i in side.split()] for side in (row.holds_elsewhere, row.fails_inside)]
+            summary.disagreement = tuple(
+                thumbnails(proc, tested.confirm, side[: most // 2], of_slice, limit)[0] for side in sides
+            )
+        shown = (*summary.hardest, *summary.typical, *summary.disagreement[0], *summary.disagreement[1])
+        used += sum(len(image.uri or image.text) for image in shown)
     return used
