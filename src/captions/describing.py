@@ -42,22 +42,30 @@ def with_words(found, images, sources="auto", captions=None, clip=None, classifi
                 "metadata says nothing: there is no column that differs between images; " + "; ".join(notes)
             )
     askers = _askers(found, images, asked, sources, captions, clip, classifier, notes) if slices else []
-    seen = {}
-    try:
+    # The share of all that is tested which a false word may have, as for slices.
+    level = of.fdr * len(slices) / max(1, len(of.slices))
+
+    def describe(askers):
+        """`WordRow`s of all slices, a class after the other: no more than one class's scores are held."""
+        rows = {}
         for c in sorted({one.class_index for one in slices}):
             of_class = [(name, np.flatnonzero(result.splits[name].classes == c)) for name in (of.find, of.confirm)]
-            seen[c] = []
+            seen = []
             for ask in askers:
                 source, texts, score, worth = ask(result.class_names[c])
-                seen[c].append(_Seen(source, texts, *(score(images(*rows)) for rows in of_class), worth))
+                seen.append(_Seen(source, texts, *(score(images(*where)) for where in of_class), worth))
+            for one in slices:
+                if one.class_index == c:
+                    rows[one.id] = _of_slice(one, find, confirm, told, seen, level, result.class_names)
+        return [row for one in slices for row in rows[one.id]]
+
+    try:
+        rows = describe(askers)
     except UserError as error:
         if sources != "auto":
             raise
         notes.append(f"the images were not looked at for words: {error}")
-        seen = {}
-    # The share of all that is tested which a false word may have, as for slices.
-    level = of.fdr * len(slices) / max(1, len(of.slices))
-    rows = [row for one in slices for row in _of_slice(one, find, confirm, told, seen, level, result.class_names)]
+        rows = describe([])
     result = replace(result, notes=[*result.notes, *(note for note in notes if note not in result.notes)])
     return replace(found, result=result, tables={**found.tables, WordRow: rows})
 
@@ -128,14 +136,14 @@ def _columns(find, confirm):
 
 
 def _of_slice(one, find, confirm, told, seen, level, class_names):
-    """`WordRow`s of a slice, over all statements of all sources."""
+    """`WordRow`s of a slice, over all statements of all sources; `seen`: a `_Seen` a source that looks at images."""
     rows = [np.flatnonzero(split.classes == one.class_index) for split in (find, confirm)]
     members = [np.isin(at, of) for at, of in zip(rows, (one.found_members, one.members), strict=True)]
     texts, first, second = columns.statements(
         told, rows[0], rows[1] + len(find), lambda scores: separations(scores, members[0])
     )
     sources, texts, first, second = ["metadata"] * len(texts), list(texts), [first], [second]
-    for part in seen.get(one.class_index, ()):
+    for part in seen:
         kept = np.full(len(part.texts), True)
         if part.worth is not None:
             kept = part.worth(separations(part.find, members[0]), part.find, members[0])

@@ -71,9 +71,8 @@ def auroc_interval(scores, members, level=0.95):
     m, n = len(inside), len(outside)
     if not m or not n:
         return 0.5, 0.0, 1.0
-    ranks = stats.rankdata(np.concatenate([inside, outside]))
-    above = (ranks[:m] - stats.rankdata(inside)) / n
-    below = 1 - (ranks[m:] - stats.rankdata(outside)) / m
+    above = _share_below(outside, inside)
+    below = 1 - _share_below(inside, outside)
     auroc = float(above.mean())
     a = float(np.clip(auroc, 1 / (2 * m * n + 1), 1 - 1 / (2 * m * n + 1)))
     delong = sum(part.var(ddof=1) / len(part) for part in (above, below) if len(part) > 1)
@@ -82,6 +81,12 @@ def auroc_interval(scores, members, level=0.95):
     half = stats.norm.ppf((1 + level) / 2) * np.sqrt(max(delong, hanley)) / (a * (1 - a))
     low, high = 1 / (1 + np.exp(-(np.log(a / (1 - a)) + np.array([-half, half]))))
     return auroc, float(low), float(high)
+
+
+def _share_below(scores, at):
+    """The share of scores below each of `at`, ties counting half."""
+    scores = np.sort(scores)
+    return (np.searchsorted(scores, at) + np.searchsorted(scores, at, side="right")) / (2 * len(scores))
 
 
 def best_cut(scores, members):
