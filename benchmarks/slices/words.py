@@ -64,6 +64,9 @@ def main(argv=None):
     parser.add_argument("--settings", nargs="+", default=["several", "pairs", "cues"])
     parser.add_argument("--seeds", type=int, nargs="+", help="which (default: all that are there)")
     parser.add_argument("--permuted", action="store_true", help="ask for words of images that have changed places")
+    parser.add_argument(
+        "--random", type=int, default=0, metavar="N", help="ask N columns of random numbers, and no image"
+    )
     parser.add_argument("--out", required=True, help="CSV to write")
     args = parser.parse_args(argv)
     photographs = Path(args.data) / "photographs.npz"
@@ -73,15 +76,15 @@ def main(argv=None):
         images = kept["images"]
     rows, named = [], []
     for path in find_files(Path(args.data), args.settings, args.seeds):
-        of_path, of_slices = of_file(path, images, args.permuted)
+        of_path, of_slices = of_file(path, images, args.permuted, args.random)
         rows, named = rows + of_path, named + of_slices
         write_csv(args.out, COLUMNS, rows)
     print(f"{sum(named)} of {len(named)} confirmed slices are named")
-    if not args.permuted:
+    if not (args.permuted or args.random):
         print(format_table(*summary(rows)))
 
 
-def of_file(path, images, in_other_places=False):
+def of_file(path, images, in_other_places=False, random=0):
     """Rows of the confirmed slices of a file that have found a fair planted slice, and whether each slice is named."""
     setting, seed = path.stem.rpartition("-seed")[::2]
     with np.load(path, allow_pickle=False) as stored:
@@ -91,6 +94,7 @@ def of_file(path, images, in_other_places=False):
     if in_other_places:
         shown = shown[permuted(data["labels"][used], data["part"][used], int(seed))]
     source = "qualities" if setting.kind == "cues" else "labels"
+    source, rng = "metadata" if random else source, np.random.default_rng(int(seed))
     found = fd.find_failures(
         data["labels"][used],
         data["preds"][used],
@@ -98,6 +102,7 @@ def of_file(path, images, in_other_places=False):
         split=np.where(data["part"][used] == "find", "val", "test"),
         images=shown,
         class_names=data["class_names"].tolist(),
+        metadata={f"random {i}": rng.normal(size=used.sum()).tolist() for i in range(random)} or None,
     ).describe(source)
     _, values = found.score(data["embeddings"][pool], data["labels"][pool])
     fair = fair_slices(data["slice"], data["labels"], data["preds"] == data["labels"], pool)
