@@ -12,7 +12,7 @@ help:
 	@echo "make test    lint, check the format, run the tests (PYTEST_ARGS='-k svm' to choose)"
 	@echo "make check   what takes longer than a test: notebooks, an empty environment, kills, bad inputs"
 	@echo "make slices  the short slice benchmark on drawn scenes (DATA=FOLDER with CIFAR-10: on its photographs)"
-	@echo "make bench   ours, a peer and the limit: a table of what is fast, on one core, in about ten minutes"
+	@echo "make bench   ours, a peer and the limit: a table of what is fast, on one core, in about five minutes"
 	@echo "make setup   install what is missing: system packages, .venv, requirements.txt, this project (PYTHON=python3.12 to choose)"
 	@echo "make clean   remove the demo's output, builds and caches; .venv, runs/ and data/ stay"
 

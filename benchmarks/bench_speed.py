@@ -1,6 +1,6 @@
 """What is fast and what could be faster: one table of ours, a peer and the limit, on one core.
 
-    make bench                                                  # about ten minutes
+    make bench                                                  # about five minutes
     python benchmarks/bench_speed.py --only svms loader         # some of it
 
 Processor seconds, or items a second, of one thread; ours, peer and limit are measured in one run, one after the other.
