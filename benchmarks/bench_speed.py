@@ -120,8 +120,8 @@ def svms():
 
 def large():
     """One class of many images."""
-    for n, aim in ((5000, ".5 s"), (20_000, "5 s")):
-        ours = min(bench_large_class.measure_alone(n, side)["seconds"] for side in ("libsvm", "primal")[n > 5000 :])
+    for n, side, aim in ((5000, "libsvm", ".5 s"), (20_000, "primal", "5 s")):  # what so many images get
+        ours = bench_large_class.measure_alone(n, side)["seconds"]
         peer = bench_large_class.measure_alone(n, "LinearSVC")["seconds"]
         more = "bench_large_class.py"
         yield seconds_row(f"one class, {n:,} x {bench_large_class.D}", ours, peer, LIBLINEAR, aim=aim, more=more)

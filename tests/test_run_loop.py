@@ -24,6 +24,7 @@ from scripts.train_scenes_diffusion import new_pipeline
 
 ROOT = Path(__file__).resolve().parents[1]
 SCENES = ROOT / "svm_configs" / "normalized_svm_scenes_config.yaml"
+BASE = ROOT / "svm_configs" / "normalized_svm_base_config.yaml"
 LATENT = ROOT / "svm_configs" / "normalized_svm_latent_config.yaml"
 
 
@@ -241,6 +242,14 @@ def test_generated_images_are_made_trained_on_and_measured(scenes_folder, tmp_pa
         (["--intervention", "weights", "--factor", "nan"], "--factor nan is no weight"),
         (["--from", "directions"], "--from directions does not go with add"),
         (["--alpha", "0"], "--alpha is 0; give a share of the way"),
+        (
+            ["--intervention", "synthetic", "--by", "decoded_hard", "--filter", "--captions", "SCENES", "-s", SCENES],
+            "--filter is of images of captions",
+        ),
+        (
+            ["--intervention", "synthetic", "--from", "directions", "--captions", "CIFAR", "-s", BASE],
+            "images are decoded by a model for the CLIP ViT-B-32-quickgelu; name it with --decoder",
+        ),
         (["--budget", "0"], "--budget 0 adds nothing"),
         (["--intervention", "weights", "--budget", "5"], "--budget does not go with weights"),
         (["--seeds", "-1"], "--seeds -1 is below 0"),

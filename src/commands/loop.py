@@ -209,6 +209,10 @@ def check_arguments(args):
         raise UserError("--intervention synthetic makes images of captions; give --captions")
     if args.source != "captions" and not is_synthetic:
         raise UserError(f"--from {args.source} does not go with {args.intervention}; leave it out")
+    if set(args.by) & set(DECODED) and not args.decoder and svm_config.clip_model != "scenes":
+        raise UserError(f"images are decoded by a model for the CLIP {svm_config.clip_model}; name it with --decoder")
+    if args.filter and set(args.by) & set(DECODED):
+        raise UserError("--filter is of images of captions; leave it out, or --by decoded_...")
     if not 0 < args.alpha <= 1:  # nan as well
         raise UserError(f"--alpha is {args.alpha:g}; give a share of the way, above 0 and at most 1")
     how_many = ("--per-class", args.per_class) if args.budget is None else ("--budget", args.budget)
@@ -499,7 +503,7 @@ def measure_generated(out, bases, args):
 
     config, device = load_dataset_config(args.config, args.override), resolve_device(args.device)
     accuracies = {
-        by: [
+        kind_of(by, args): [
             accuracy_on_images(load_checkpoint(path, config).model, manifest_path(out, by, seed, args), config, device)
             for seed, path in bases.items()
         ]

@@ -9,7 +9,7 @@ import os
 import shutil
 import stat
 import tempfile
-from dataclasses import MISSING, astuple, dataclass, fields
+from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -296,21 +296,17 @@ def write_rows(path, kind, rows):
 def read_rows(path, kind):
     """The list of instances of the dataclass `kind` that `write_rows` wrote; columns that are no field are passed over.
 
-    A field with a default may have no column, as in files that are older than it.
-
     Raises:
         ValueError: the file holds something else.
         OSError: it cannot be read.
     """
     read = {field.name: _number_or_nothing if field.type == int | str else field.type for field in fields(kind)}
-    needed = {field.name for field in fields(kind) if field.default is MISSING and field.default_factory is MISSING}
     try:
         with open(path, newline="", encoding="utf-8") as stream:
             table = csv.DictReader(stream)
-            there = set(table.fieldnames or ())
-            if not needed <= there:
+            if not read.keys() <= set(table.fieldnames or ()):
                 raise ValueError("a column is missing")
-            return [kind(**{name: of(row[name]) for name, of in read.items() if name in there}) for row in table]
+            return [kind(**{name: of(row[name]) for name, of in read.items()}) for row in table]
     except (csv.Error, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is no table of {kind.__name__}: {error}") from error
 
